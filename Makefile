@@ -1,0 +1,44 @@
+# Two commands on a machine with Python 3.11 and make: `make demo` runs the main job, `make test` everything that CI runs.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint unit integration format clean
+
+demo: $(VENV)/.run
+	$(BIN)/raymlops run configs/flights.yaml
+
+test: $(VENV)/.test lint
+	$(BIN)/python -m pytest --cov=raymlops --cov-report=term:skip-covered --durations=10
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: $(VENV)/.test
+	$(BIN)/python -m pytest tests/unit
+
+integration: $(VENV)/.test
+	$(BIN)/python -m pytest tests/integration
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp per set of requirements: nothing is installed again until one of these files changes.
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing raymlops into $(VENV) (about two minutes the first time)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing raymlops and its test tools into $(VENV)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) .raymlops .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

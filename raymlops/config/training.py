@@ -1,0 +1,122 @@
+"""`model:`, `train:` and `search:` what is trained, how, and which variants are tried."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from raymlops.config.base import ImportPath, Node
+
+
+class MlpModel(Node):
+    """Embeddings for the categorical columns, then fully connected layers."""
+
+    kind: Literal["mlp"]
+    hidden: int = Field(default=128, ge=1)
+    """Width of every hidden layer."""
+    layers: int = Field(default=2, ge=1, le=32)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    embedding: int = Field(default=16, ge=1)
+    """Largest embedding width; a column of c categories gets min(embedding, ceil(c / 2))."""
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+
+
+class FactoryModel(Node):
+    """Your own `torch.nn.Module`."""
+
+    kind: Literal["factory"]
+    factory: ImportPath
+    """`build(spec, **params) -> torch.nn.Module`; forward takes a dict of tensors, returns (n,) or (n, classes)."""
+    params: dict[str, Any] = {}
+
+
+Model = Annotated[MlpModel | FactoryModel, Field(discriminator="kind")]
+
+
+class EarlyStopping(Node):
+    patience: int = Field(default=5, ge=1)
+    """Epochs without an improvement of the validation metric before the trial ends."""
+    min_delta: float = Field(default=0.0, ge=0)
+
+
+class TrainConfig(Node):
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=512, ge=1)
+    """Rows per optimiser step, over all workers together."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Only for `sgd`."""
+    schedule: Literal["constant", "cosine", "onecycle"] = "onecycle"
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of all steps spent raising the learning rate (cosine and onecycle)."""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    loss: str = "auto"
+    """`auto` (regression: mae, binary and multiclass: log_loss), `mae`, `mse`, `huber`, `log_loss`, or an import path
+    `pkg.module:loss` of a function (predictions, targets) -> scalar tensor."""
+    metric: str = "auto"
+    """Validation metric that picks checkpoints and trials: `auto` (regression: mae, else log_loss), a metric of the
+    task, or an import path of a function (predictions, targets) -> float with attribute `greater_is_better`."""
+    early_stopping: EarlyStopping | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Mixed precision by autocast; float16 needs a CUDA device."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = Field(default=1, ge=1)
+    """Processes per trial; more than one trains data-parallel (DDP) through `ray.train`."""
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+
+
+class Dimension(Node):
+    """One dimension of the search space; exactly one of the keys."""
+
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    integer: tuple[int, int] | None = Field(default=None, alias="int")
+    """Both ends included."""
+    choice: list[Any] | None = None
+    grid: list[Any] | None = None
+    """Every value is tried `search.trials` times (random searcher only)."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Dimension:
+        given = self.model_dump(exclude_none=True, by_alias=True)
+        if len(given) != 1:
+            raise ValueError("give exactly one of uniform, loguniform, int, choice, grid")
+        kind, value = next(iter(given.items()))
+        if kind in ("choice", "grid"):
+            if not value:
+                raise ValueError(f"{kind} needs at least one value")
+        elif value[0] >= value[1]:
+            raise ValueError(f"{kind} needs [low, high] with low < high, found {list(value)}")
+        elif kind == "loguniform" and value[0] <= 0:
+            raise ValueError(f"loguniform needs low > 0, found {value[0]}")
+        return self
+
+
+class SearchConfig(Node):
+    trials: int = Field(default=16, ge=1)
+    space: dict[str, Dimension] = {}
+    """Keys are paths below `train` or `model`, such as `train.learning_rate` or `model.hidden`."""
+    searcher: Literal["random", "optuna"] = "random"
+    """`optuna` is the tree-structured Parzen estimator."""
+    scheduler: Literal["fifo", "asha", "median"] = "asha"
+    grace_epochs: int = Field(default=2, ge=1)
+    """Epochs every trial may run before asha or median may stop it."""
+    reduction_factor: float = Field(default=3.0, gt=1)
+    """asha keeps one in this many trials at each rung."""
+    time_budget_s: float | None = Field(default=None, gt=0)
+    """No trial starts after this many seconds, running ones are stopped; the best so far wins."""
+    max_concurrent: int | None = Field(default=None, ge=1)
+    """Upper bound; the number that fits the cluster when absent."""
+    refit: bool = True
+    """Train the winning configuration again on training and validation rows together before the gate."""
+
+    @model_validator(mode="after")
+    def _grid_needs_random(self) -> SearchConfig:
+        grids = [k for k, d in self.space.items() if d.grid is not None]
+        if grids and self.searcher != "random":
+            raise ValueError(f"grid dimensions ({', '.join(grids)}) need searcher: random; use choice with optuna")
+        return self

@@ -1,0 +1,145 @@
+"""Everything durable goes through a `Store`: a local directory or any filesystem that pyarrow or fsspec reaches by URI.
+
+Writes are atomic: a reader sees the old bytes, the new bytes or nothing, never a half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raymlops.errors import RaymlopsError
+
+
+class StoreError(RaymlopsError):
+    """A read or write of durable data failed; names the path and the reason."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Paths given to methods are relative to `uri` and use forward slashes. Picklable."""
+
+    uri: str
+
+    @classmethod
+    def at(cls, storage: str) -> Store:
+        """The store at a path (relative to the working directory) or URI."""
+        return cls(storage if "://" in storage else str(Path(storage).expanduser().resolve()))
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.uri
+
+    @cached_property
+    def _remote(self) -> tuple[Any, str]:
+        from pyarrow import fs
+
+        filesystem, root = fs.FileSystem.from_uri(self.uri)
+        return filesystem, root.rstrip("/")
+
+    def location(self, path: str) -> str:
+        """Absolute path or URI, for libraries that open it themselves."""
+        return str(Path(self.uri) / path) if self.is_local else f"{self.uri.rstrip('/')}/{path}"
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write or replace a file. Raises StoreError; a failed write leaves the old file, if any, untouched."""
+        try:
+            if not self.is_local:
+                filesystem, root = self._remote
+                with filesystem.open_output_stream(f"{root}/{path}") as out:  # object stores publish on close
+                    out.write(data)
+                return
+            target = Path(self.uri) / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+            try:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.location(path)}: {error.strerror or error}") from error
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a file only if it does not exist; False when somebody else already wrote it.
+
+        On a local path this is decided by the filesystem (a hard link fails if the name is taken). On object stores
+        it is a look before a write: two writers in the same instant may both succeed, so callers only create files
+        whose content is determined by their name.
+        """
+        if not self.is_local:
+            if self.exists(path):
+                return False
+            self.write(path, data)
+            return True
+        target = Path(self.uri) / path
+        if target.exists():
+            return False
+        staged = f"{path}.{uuid.uuid4().hex[:8]}"
+        self.write(staged, data)
+        try:
+            os.link(self.location(staged), target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise StoreError(f"cannot create {target}: {error.strerror or error}") from error
+        finally:
+            Path(self.location(staged)).unlink(missing_ok=True)
+        return True
+
+    def read(self, path: str) -> bytes:
+        """Raises StoreError when the file is missing or unreadable."""
+        try:
+            if self.is_local:
+                return (Path(self.uri) / path).read_bytes()
+            filesystem, root = self._remote
+            with filesystem.open_input_stream(f"{root}/{path}") as file:
+                return bytes(file.read())
+        except OSError as error:
+            raise StoreError(f"cannot read {self.location(path)}: {error.strerror or error}") from error
+
+    def exists(self, path: str) -> bool:
+        if self.is_local:
+            return (Path(self.uri) / path).exists()
+        from pyarrow import fs
+
+        filesystem, root = self._remote
+        return bool(filesystem.get_file_info(f"{root}/{path}").type != fs.FileType.NotFound)
+
+    def list(self, path: str) -> list[str]:
+        """Names directly below `path`, sorted; empty when it does not exist."""
+        if self.is_local:
+            directory = Path(self.uri) / path
+            return sorted(p.name for p in directory.iterdir()) if directory.is_dir() else []
+        from pyarrow import fs
+
+        filesystem, root = self._remote
+        found = filesystem.get_file_info(fs.FileSelector(f"{root}/{path}", allow_not_found=True))
+        return sorted(info.base_name for info in found)
+
+    def delete_file(self, path: str) -> None:
+        """Remove a file; nothing happens when it does not exist."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.is_local:
+                (Path(self.uri) / path).unlink()
+            else:
+                filesystem, root = self._remote
+                filesystem.delete_file(f"{root}/{path}")
+
+    def delete_tree(self, path: str) -> None:
+        """Remove a directory and what is below it; nothing happens when it does not exist."""
+        if self.is_local:
+            shutil.rmtree(Path(self.uri) / path, ignore_errors=True)
+            return
+        filesystem, root = self._remote
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.delete_dir(f"{root}/{path}")

@@ -1,0 +1,81 @@
+"""Data-parallel training of one configuration through `ray.train`, with the same loop as a single worker."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from raymlops.config.tree import Config
+from raymlops.errors import RaymlopsError
+from raymlops.training.trial import Handles, TrialContext, fit, open_rows
+
+WORKER_START_ATTEMPTS = 3
+"""Ray retries a worker group that did not come up for ever unless told otherwise."""
+
+
+def run_data_parallel(
+    config: Config,
+    context: TrialContext,
+    handles: Handles,
+    path: str,
+    *,
+    name: str,
+    callbacks: Sequence[Any] = (),
+    refit: bool = False,
+    stop_after: int | None = None,
+) -> None:
+    """Train on `train.workers` processes; rank 0 writes the best epoch's checkpoint to `path`.
+
+    Raises what the workers raised, or RaymlopsError when they could not be started.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    train = config.train
+    resources = {"CPU": train.cpus_per_worker}
+    if train.gpus_per_worker:
+        resources["GPU"] = train.gpus_per_worker
+
+    def worker() -> None:
+        import ray.train
+        import torch
+        from ray.train.torch import get_device, prepare_model
+
+        torch.set_num_threads(max(1, int(train.cpus_per_worker)))
+        place = ray.train.get_context()
+        rows, validation = open_rows(context, handles, refit)
+        fit(
+            config,
+            context,
+            rows,
+            validation,
+            path,
+            ray.train.report,
+            wrap=lambda module: prepare_model(module, move_to_device=False),
+            device=get_device(),
+            rank=place.get_world_rank(),
+            workers=place.get_world_size(),
+            stop_after=stop_after,
+        )
+
+    trainer = TorchTrainer(
+        worker,
+        scaling_config=ScalingConfig(
+            num_workers=train.workers, use_gpu=train.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        # Equal storage path and name would mean "resume", so every attempt has a name of its own.
+        run_config=RunConfig(
+            name=f"{name}-{uuid.uuid4().hex[:6]}",
+            storage_path=context.store.location(f"{context.path}/ray-train"),
+            callbacks=list(callbacks),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=WORKER_START_ATTEMPTS),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        failures = getattr(error, "worker_failures", None)
+        if failures:
+            raise next(iter(failures.values())) from error
+        raise RaymlopsError(f"the data-parallel trial did not run: {error}") from error

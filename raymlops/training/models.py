@@ -1,0 +1,72 @@
+"""Built-in architectures, and the door for the user's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from raymlops.config.training import FactoryModel, MlpModel
+from raymlops.errors import ConfigError
+from raymlops.features.state import ArraySpec
+
+Inputs = Mapping[str, torch.Tensor]
+ModelFactory = Callable[..., nn.Module]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+def build_model(model: MlpModel | FactoryModel, spec: ArraySpec, factory: ModelFactory | None = None) -> nn.Module:
+    """A module that maps `{"numeric": (n, d), "categorical": (n, c), TENSOR: (n, ...)}` to (n,) or (n, classes).
+
+    Outputs are standardised values (regression) or logits (binary, multiclass). Raises ConfigError when the user's
+    factory fails or does not return a module.
+    """
+    if isinstance(model, MlpModel):
+        return Mlp(model, spec)
+    if factory is None:
+        raise ConfigError(f"model.factory: {model.factory} was not resolved")
+    try:
+        built = factory(spec, **model.params)
+    except Exception as error:
+        raise ConfigError(f"model.factory: {model.factory} raised {type(error).__name__}: {error}") from error
+    if not isinstance(built, nn.Module):
+        raise ConfigError(f"model.factory: {model.factory} returned {type(built).__name__}, expected a torch.nn.Module")
+    return built
+
+
+class Mlp(nn.Module):
+    """Embeddings of the categorical columns beside the numeric ones (and flattened tensors), then dense layers."""
+
+    def __init__(self, model: MlpModel, spec: ArraySpec) -> None:
+        super().__init__()
+        self.tensors = sorted(spec.tensors)
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(size, min(model.embedding, math.ceil(size / 2))) for size in spec.cardinalities
+        )
+        for embedding in self.embeddings:
+            # Index 0 (missing) and 1 (unknown) may never occur in training; zero is the neutral thing to serve then.
+            with torch.no_grad():
+                embedding.weight[:2] = 0.0  # type: ignore[operator,index]
+        width = spec.numeric + sum(math.prod(shape) for shape in spec.tensors.values())
+        width += sum(e.weight.shape[1] for e in self.embeddings)  # type: ignore[union-attr,misc,index]
+        layers: list[nn.Module] = []
+        for _ in range(model.layers):
+            layers += [nn.Linear(width, model.hidden), ACTIVATIONS[model.activation]()]
+            if model.dropout > 0:
+                layers.append(nn.Dropout(model.dropout))
+            width = model.hidden
+        layers.append(nn.Linear(width, spec.outputs))
+        self.layers = nn.Sequential(*layers)
+        self.flat_output = spec.outputs == 1
+
+    def forward(self, inputs: Inputs) -> torch.Tensor:
+        parts = [inputs["numeric"]] if "numeric" in inputs else []
+        parts += [inputs[name].flatten(1) for name in self.tensors]
+        if len(self.embeddings):
+            columns = inputs["categorical"].unbind(1)
+            parts += [embed(column) for embed, column in zip(self.embeddings, columns, strict=True)]
+        out: torch.Tensor = self.layers(torch.cat(parts, 1))
+        return out.squeeze(1) if self.flat_output else out

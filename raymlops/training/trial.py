@@ -1,0 +1,155 @@
+"""One trial: what runs inside a Tune actor (one worker) or drives a `TorchTrainer` (several)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+
+from raymlops.config.tree import Config
+from raymlops.data.snapshot import Snapshot
+from raymlops.errors import RaymlopsError
+from raymlops.features.state import ArraySpec
+from raymlops.store import Store
+from raymlops.training.batches import InMemory, Rows, Streamed, generator, join
+from raymlops.training.checkpoint import save_checkpoint
+from raymlops.training.loop import EpochReport, Objective, Target, Trained, pick_device, train
+from raymlops.training.models import ModelFactory, build_model
+from raymlops.training.objective import LossFunction, MetricFunction, ValidationMetric, loss_function
+from raymlops.training.space import decode, with_values
+
+FAILURE = "failure.json"
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """Everything a trial needs besides its drawn parameters; sent to every worker once."""
+
+    config: Config
+    spec: ArraySpec
+    target: Target
+    snapshot: Snapshot
+    store: Store
+    path: str
+    """Where trials write, below the store: one directory per trial."""
+    factory: ModelFactory | None = None
+    loss: LossFunction | None = None
+    metric: MetricFunction | None = None
+
+    def objective(self, config: Config) -> Objective:
+        metric = ValidationMetric.resolve(config.train.metric, config.task, self.metric)
+        return Objective(config.task, loss_function(config.train.loss, config.task, self.loss), metric, self.target)
+
+
+@dataclass(frozen=True)
+class Handles:
+    """Object-store references to the encoded parts; empty when the data is streamed from shards instead."""
+
+    parts: Mapping[str, Any]
+
+    def open(self, snapshot: Snapshot, part: str) -> InMemory | Streamed:
+        shards = snapshot.shards(part)
+        lengths = [shard.rows for shard in shards]
+        if part in self.parts:
+            return InMemory(snapshot.hash, ray.get(self.parts[part]), lengths)
+        return Streamed(snapshot.hash, lambda i: snapshot.load_shard(shards[i]), lengths)
+
+
+def run_trial(drawn: Mapping[str, Any], context: TrialContext, handles: Handles) -> None:
+    """The Tune trainable. Leaves the reason behind when it fails, then lets Tune see the failure."""
+    from ray import tune
+
+    name = tune.get_context().get_trial_name()
+    path = f"{context.path}/{name}"
+    try:
+        config = with_values(context.config, decode(context.config.search.space, drawn))
+        if config.train.workers == 1:
+            run_single(config, context, handles, path, tune.report)
+        else:
+            from ray.tune.integration.ray_train import TuneReportCallback
+
+            from raymlops.training.ddp import run_data_parallel
+
+            run_data_parallel(config, context, handles, path, name=name, callbacks=[TuneReportCallback()])
+    except Exception as error:
+        record = {"reason": describe_failure(error)}
+        context.store.write(f"{path}/{FAILURE}", json.dumps(record).encode())
+        raise
+
+
+def run_single(config: Config, context: TrialContext, handles: Handles, path: str, report: Report) -> Trained:
+    """Train in this process on one device; checkpoints of the best epoch go to `path` before they are reported."""
+    torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
+    rows, validation = open_rows(context, handles, refit=False)
+    return fit(config, context, rows, validation, path, report)
+
+
+def open_rows(context: TrialContext, handles: Handles, refit: bool) -> tuple[Rows, Rows | None]:
+    """Training and validation rows; for a refit both as training rows."""
+    rows = handles.open(context.snapshot, "train")
+    validation = handles.open(context.snapshot, "validation")
+    return (join(rows, validation), None) if refit else (rows, validation)
+
+
+def fit(
+    config: Config,
+    context: TrialContext,
+    rows: Rows,
+    validation: Rows | None,
+    path: str,
+    report: Report,
+    *,
+    wrap: Callable[[torch.nn.Module], torch.nn.Module] = lambda module: module,
+    device: torch.device | None = None,
+    rank: int = 0,
+    workers: int = 1,
+    stop_after: int | None = None,
+) -> Trained:
+    """Build, seed, train, checkpoint. Rank 0 writes; every rank reports."""
+    device = device if device is not None else pick_device(config.train.device)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    # One number seeds initialisation and dropout; drawn from the data's identity so that equal inputs mean equal weights.
+    torch.manual_seed(int(generator(context.snapshot.hash, config.seed, "model").integers(2**63)))
+    model = wrap(build_model(config.model, context.spec, context.factory).to(device))
+
+    def on_epoch(epoch: EpochReport, best: dict[str, torch.Tensor] | None) -> None:
+        if best is not None and rank == 0:
+            facts = {
+                "epoch": epoch.epoch,
+                "metric": epoch.metric,
+                "config": config.model_dump(mode="json", by_alias=True),
+            }
+            save_checkpoint(context.store, path, best, facts)
+        report(epoch.to_dict())
+
+    return train(
+        model,
+        config.train,
+        context.objective(config),
+        rows,
+        validation,
+        seed=config.seed,
+        device=device,
+        on_epoch=on_epoch,
+        stop_after=stop_after,
+        rank=rank,
+        workers=workers,
+    )
+
+
+def describe_failure(error: BaseException) -> str:
+    """One line for a person: our own errors speak for themselves, others bring their type."""
+    while isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
+        error = error.cause
+    if isinstance(error, RaymlopsError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"[:500]
