@@ -1,10 +1,10 @@
 """The model package: one directory that holds everything needed to score raw rows, and nothing that is unpickled.
 
-    manifest.json         format, hash and size of every other file, facts about the run
-    config.json           name, task, target, model and features as the configuration declared them
-    features.json         fitted state of the features
-    weights.safetensors   weights of the network
-    source/               the user's modules that the model factory and derived features need
+manifest.json         format, hash and size of every other file, facts about the run
+config.json           name, task, target, model and features as the configuration declared them
+features.json         fitted state of the features
+weights.safetensors   weights of the network
+source/               the user's modules that the model factory and derived features need
 """
 
 from __future__ import annotations

@@ -40,10 +40,21 @@ class VersionRef:
         """
         from raymlops.registry.package import load_package
 
+        with tempfile.TemporaryDirectory(prefix="raymlops-model-") as scratch:
+            return load_package(self.fetch(Path(scratch)), sha256=self.package_sha256, device=device)
+
+    def verify(self, directory: Path) -> None:
+        """Raises IntegrityError unless `directory` holds exactly the package that was registered."""
+        from raymlops.registry.package import read_files, verify
+
+        verify(read_files(directory), self.uri, self.package_sha256)
+
+    @property
+    def package_sha256(self) -> str:
+        """Hash of the package's manifest, which vouches for every other file."""
         if "package_sha256" not in self.tags:
             raise IntegrityError(f"{self.uri}: was not registered by raymlops (it has no tag package_sha256)")
-        with tempfile.TemporaryDirectory(prefix="raymlops-model-") as scratch:
-            return load_package(self.fetch(Path(scratch)), sha256=self.tags["package_sha256"], device=device)
+        return self.tags["package_sha256"]
 
     def fetch(self, scratch: Path) -> Path:
         """Directory of the package: a copy below `scratch`, or the stored one when this machine has it."""
