@@ -43,12 +43,10 @@ def learning_curves(trials: Sequence[Mapping[str, Any]], metric: str, best: int 
 
 
 def parallel_coordinates(trials: Sequence[Mapping[str, Any]], metric: str, greater_is_better: bool) -> str:
-    """One line per trial across its parameters and its best metric; the better, the stronger the colour.
+    """One line per trial across its parameters and its best metric; the better, the stronger the line, the best in orange.
 
-    `trials` hold `params` and `metric`. Numbers spread over more than two decades get a logarithmic axis.
+    `trials` hold `params` and `metric`. Numbers that were drawn on a logarithmic scale get a logarithmic axis.
     """
-    from matplotlib import colormaps
-
     names = sorted({name for trial in trials for name in trial["params"]})
     columns = [_positions([trial["params"].get(name) for trial in trials]) for name in names]
     scores = np.array([trial["metric"] for trial in trials], dtype=float)
@@ -58,13 +56,13 @@ def parallel_coordinates(trials: Sequence[Mapping[str, Any]], metric: str, great
     figure, axes = _figure(max(5.5, 1.5 * len(columns)), 3.8)
     for row in np.argsort(order):
         heights = [column[0][row] for column in columns]
-        colour = colormaps["viridis"](0.9 * (1 - shade[row]))
-        axes.plot(range(len(columns)), heights, color=colour, alpha=0.35 + 0.65 * shade[row], linewidth=1 + shade[row])
+        colour = SECOND if shade[row] == 1 else ACCENT
+        axes.plot(range(len(columns)), heights, color=colour, alpha=0.15 + 0.85 * shade[row] ** 2, linewidth=1.5)
     for x, (_, ticks) in enumerate(columns):
         axes.axvline(x, color=INK, linewidth=0.6, alpha=0.5)
         for height, label in ticks:
             axes.annotate(label, (x, height), (3, 0), textcoords="offset points", fontsize=7, color=INK, va="center")
-    short = [name.removeprefix("train.").removeprefix("model.") for name in names]
+    short = [literal(name.removeprefix("train.").removeprefix("model.")) for name in names]
     axes.set_xticks(range(len(columns)), [*short, metric], fontsize=8)
     axes.set_xlim(-0.1, len(columns) - 0.6)
     axes.set_yticks([])
@@ -79,14 +77,15 @@ def _positions(values: Sequence[Any]) -> tuple[np.ndarray, list[tuple[float, str
         low, high = numbers.min(), numbers.max()
         if low == high:
             return np.full(len(values), 0.5), [(0.5, f"{low:.3g}")]
-        if low > 0 and high / low > 100:
+        # Uniform draws have their median in the middle, log-uniform ones near the lower end.
+        if low > 0 and high / low > 20 and np.median(numbers) < low + 0.25 * (high - low):
             heights = np.log(numbers / low) / np.log(high / low)
             return heights, [(t, f"{low * (high / low) ** t:.2g}") for t in (0.0, 0.5, 1.0)]
         return (numbers - low) / (high - low), [(t, f"{low + t * (high - low):.3g}") for t in (0.0, 0.5, 1.0)]
     texts = ["-" if v is None else str(v) for v in values]
     known = sorted(set(texts))
     place = {text: (i + 0.5) / len(known) for i, text in enumerate(known)}
-    return np.array([place[t] for t in texts]), [(h, t[:18]) for t, h in place.items()]
+    return np.array([place[t] for t in texts]), [(h, literal(t[:18])) for t, h in place.items()]
 
 
 def importance(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
@@ -128,7 +127,7 @@ def predicted_against_actual(y: np.ndarray, predicted: np.ndarray, unit: str) ->
     extent = (low, high, low, high)
     drawn = axes.hexbin(y[inside], predicted[inside], gridsize=34, bins="log", mincnt=1, cmap="viridis", extent=extent)
     axes.plot([low, high], [low, high], color=SECOND, linewidth=1)
-    axes.set(xlabel=f"actual {unit}", ylabel="predicted", xlim=(low, high), ylim=(low, high))
+    axes.set(xlabel=literal(f"actual {unit}"), ylabel="predicted", xlim=(low, high), ylim=(low, high))
     bar = figure.colorbar(drawn, ax=axes, label="rows")
     bar.outline.set_visible(False)
     return _svg(figure)
@@ -142,7 +141,7 @@ def residuals(y: np.ndarray, predicted: np.ndarray, unit: str) -> str:
         low, high = np.quantile(errors, [0.005, 0.995])
         axes.hist(errors[(errors >= low) & (errors <= high)], bins=50, color=ACCENT)
     axes.axvline(0, color=SECOND, linewidth=1)
-    axes.set(xlabel=f"predicted − actual {unit}", ylabel="rows")
+    axes.set(xlabel=literal(f"predicted − actual {unit}"), ylabel="rows")
     return _svg(figure)
 
 
@@ -179,7 +178,7 @@ def calibration(hits: np.ndarray, confidence: np.ndarray, label: str) -> str:
     spread.hist(confidence, bins=30, range=(0, 1), color=MUTED, alpha=0.35)
     spread.set_ylim(0, spread.get_ylim()[1] * 4)
     spread.axis("off")
-    axes.set(xlabel=label, ylabel="observed share", xlim=(0, 1), ylim=(0, 1.01))
+    axes.set(xlabel=literal(label), ylabel="observed share", xlim=(0, 1), ylim=(0, 1.01))
     return _svg(figure)
 
 
@@ -196,11 +195,16 @@ def confusion(y: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> s
                 colour = "white" if shares[i, j] > 0.55 else "#1c2733"
                 axes.text(j, i, f"{count}", ha="center", va="center", fontsize=8, color=colour)
     if size <= 30:
-        ticks = [label[:12] for label in classes]
+        ticks = [literal(label[:12]) for label in classes]
         axes.set_xticks(range(size), ticks, rotation=0 if size <= 12 else 90, fontsize=8)
         axes.set_yticks(range(size), ticks, fontsize=8)
     axes.set(xlabel="predicted", ylabel="actual")
     return _svg(figure)
+
+
+def literal(text: str) -> str:
+    """Text that matplotlib must not read as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -8,18 +8,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
 
 from raymlops.config.training import SearchConfig
 from raymlops.config.tree import Config
-from raymlops.data.snapshot import Snapshot
 from raymlops.errors import RaymlopsError
 from raymlops.training.resources import DRIVER_CPUS, concurrent_trials
 from raymlops.training.space import decode, most_epochs, trial_count, tune_space
 from raymlops.training.trial import FAILURE, Handles, TrialContext, run_trial
+
+if TYPE_CHECKING:
+    from raymlops.data.snapshot import Snapshot
 
 # Set before Tune reads them: no CSV/JSON/TensorBoard files per trial (MLflow holds the curves), and a trial without the
 # metric (it failed) is recorded instead of ending the search.

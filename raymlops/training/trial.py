@@ -6,13 +6,12 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
 
 from raymlops.config.tree import Config
-from raymlops.data.snapshot import Snapshot
 from raymlops.errors import RaymlopsError
 from raymlops.features.state import ArraySpec
 from raymlops.store import Store
@@ -22,6 +21,9 @@ from raymlops.training.loop import EpochReport, Objective, Target, Trained, pick
 from raymlops.training.models import ModelFactory, build_model
 from raymlops.training.objective import LossFunction, MetricFunction, ValidationMetric, loss_function
 from raymlops.training.space import decode, with_values
+
+if TYPE_CHECKING:
+    from raymlops.data.snapshot import Snapshot
 
 FAILURE = "failure.json"
 Report = Callable[[dict[str, Any]], None]
