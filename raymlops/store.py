@@ -21,6 +21,21 @@ class StoreError(RaymlopsError):
     """A read or write of durable data failed; names the path and the reason."""
 
 
+def filesystem_of(uri: str) -> tuple[Any, str]:
+    """The pyarrow filesystem and the path inside it for a local path or a URI that pyarrow or fsspec knows."""
+    from pyarrow import fs
+
+    if "://" not in uri:
+        return fs.LocalFileSystem(), uri
+    try:
+        return fs.FileSystem.from_uri(uri)  # type: ignore[no-any-return]
+    except ValueError:  # a scheme that only fsspec knows; pyarrow's ArrowInvalid is a ValueError
+        import fsspec
+
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
+
+
 @dataclass(frozen=True)
 class Store:
     """Paths given to methods are relative to `uri` and use forward slashes. Picklable."""
@@ -38,9 +53,7 @@ class Store:
 
     @cached_property
     def _remote(self) -> tuple[Any, str]:
-        from pyarrow import fs
-
-        filesystem, root = fs.FileSystem.from_uri(self.uri)
+        filesystem, root = filesystem_of(self.uri)
         return filesystem, root.rstrip("/")
 
     def location(self, path: str) -> str:

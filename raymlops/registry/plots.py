@@ -17,6 +17,8 @@ INK = "#010203"
 ACCENT, SECOND, MUTED = "#2f7ed8", "#e0742c", "#9aa3ad"
 SERIES = (ACCENT, SECOND, "#3aa675", "#b05fc4", "#c9a227")
 BINS = 15
+FEW_ROWS = 300
+"""Fewer rows are drawn one by one."""
 
 
 def learning_curves(trials: Sequence[Mapping[str, Any]], metric: str, best: int = 5) -> str:
@@ -24,6 +26,8 @@ def learning_curves(trials: Sequence[Mapping[str, Any]], metric: str, best: int 
 
     `trials` hold `name` and `curves` (one mapping per epoch with `epoch` and `metric`), best first.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _figure(6.4, 3.6)
     for rank, trial in reversed(list(enumerate(trials))):
         points = [(p["epoch"], p["metric"]) for p in trial["curves"] if np.isfinite(p.get("metric", np.nan))]
@@ -38,12 +42,12 @@ def learning_curves(trials: Sequence[Mapping[str, Any]], metric: str, best: int 
     if handles:
         axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=8, labelcolor=INK)
     axes.set(xlabel="epoch", ylabel=f"validation {metric}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _svg(figure)
 
 
 def parallel_coordinates(trials: Sequence[Mapping[str, Any]], metric: str, greater_is_better: bool) -> str:
-    """One line per trial across its parameters and its best metric; the better, the stronger the line, the best in orange.
+    """One line per trial across its parameters and its best metric: the better, the stronger, the best in orange.
 
     `trials` hold `params` and `metric`. Numbers that were drawn on a logarithmic scale get a logarithmic axis.
     """
@@ -124,12 +128,14 @@ def predicted_against_actual(y: np.ndarray, predicted: np.ndarray, unit: str) ->
     low, high = np.quantile(y, [0.001, 0.999]) if len(y) else (0.0, 1.0)
     high = high if high > low else low + 1.0
     inside = (y >= low) & (y <= high) & (predicted >= low) & (predicted <= high)
-    extent = (low, high, low, high)
-    drawn = axes.hexbin(y[inside], predicted[inside], gridsize=34, bins="log", mincnt=1, cmap="viridis", extent=extent)
+    if inside.sum() < FEW_ROWS:
+        axes.scatter(y[inside], predicted[inside], color=ACCENT, s=9)
+    else:
+        extent = (low, high, low, high)
+        cells = axes.hexbin(y[inside], predicted[inside], gridsize=34, bins="log", mincnt=1, extent=extent)
+        figure.colorbar(cells, ax=axes, label="rows").outline.set_visible(False)
     axes.plot([low, high], [low, high], color=SECOND, linewidth=1)
     axes.set(xlabel=literal(f"actual {unit}"), ylabel="predicted", xlim=(low, high), ylim=(low, high))
-    bar = figure.colorbar(drawn, ax=axes, label="rows")
-    bar.outline.set_visible(False)
     return _svg(figure)
 
 
@@ -160,9 +166,11 @@ def roc_points(y: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarra
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.diff(scores[order]) != 0, True) if len(y) else np.zeros(0, dtype=bool)
     positive, negative = np.cumsum(y[order] == 1)[last], np.cumsum(y[order] != 1)[last]
-    keep = np.unique(np.linspace(0, len(positive) - 1, 400).astype(int)) if len(positive) else []
-    true = np.concatenate([[0.0], positive[keep] / max(1, positive[-1] if len(positive) else 0)])
-    false = np.concatenate([[0.0], negative[keep] / max(1, negative[-1] if len(negative) else 0)])
+    if not len(positive):
+        return np.zeros(1), np.zeros(1)
+    keep = np.unique(np.linspace(0, len(positive) - 1, 400).astype(int))
+    true = np.concatenate([[0.0], positive[keep] / max(1, positive[-1])])
+    false = np.concatenate([[0.0], negative[keep] / max(1, negative[-1])])
     return false, true
 
 

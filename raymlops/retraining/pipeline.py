@@ -142,10 +142,12 @@ class Job:
         )
 
     def _snapshot(self) -> BuiltSnapshot:
-        from raymlops.data.snapshot import build_snapshot
+        from raymlops.data.build import build_snapshot
 
         watch, tracker = self.steps.watch, self.tracker
-        built = build_snapshot(self.config, self.base, self.store, tracker.run_id, self.now, watch.note)
+        built = build_snapshot(
+            self.config, self.base, self.store, tracker.run_id, self.now, self.functions, watch.note
+        )
         snapshot = built.snapshot
         tracker.log_data(
             snapshot=snapshot.hash,

@@ -30,14 +30,15 @@ def all_metrics(task: str, y: np.ndarray, scores: np.ndarray) -> dict[str, float
 
 
 def compute_metric(name: str, task: str, y: np.ndarray, scores: np.ndarray) -> float:
-    """One metric over all rows, each counted once; NaN where it is undefined. Raises ValueError for shapes that do not fit.
+    """One metric over all rows; NaN where it is undefined. Raises ValueError for shapes that do not fit.
 
     `mae`, `rmse`: in the label's units. `log_loss`: mean −ln of the probability given to the true class. `accuracy`:
     share of rows whose most probable class is the true one. `brier`: mean squared distance between probabilities and
     truth (binary: (p − y)², 0 to 1; multiclass: summed over classes, 0 to 2; Brier, Monthly Weather Review 1950).
-    `auc`: probability that a positive row scores above a negative one, ties counted half (Mann–Whitney); multiclass: one
-    class against the rest, averaged over the classes present. `calibration_error`: expected calibration error over 15
-    bins of equal mass (Naeini et al., AAAI 2015; Nixon et al. 2019) of P(positive), or of the top class's probability.
+    `auc`: probability that a positive row scores above a negative one, ties counted half (Mann–Whitney); multiclass:
+    one class against the rest, averaged over the classes present. `calibration_error`: expected calibration error over
+    15 bins of equal mass (Naeini et al., AAAI 2015; Nixon et al. 2019) of P(positive), or of the top class's
+    probability.
     """
     return weighted_metric(name, task, y, scores)(np.ones(len(y)))
 
@@ -87,7 +88,7 @@ class _Ties:
     """Rows in ascending order of a value, rows of equal value in one group, so that no result depends on row order."""
 
     def __init__(self, values: np.ndarray) -> None:
-        self.order = np.argsort(values)
+        self.order = np.argsort(values, kind="stable")
         ordered = values[self.order]
         self.starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
 
