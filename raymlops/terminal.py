@@ -1,4 +1,4 @@
-"""The job on a terminal: steps with times, a trials table that updates in place, an ETA; libraries' chatter to a file."""
+"""The job on a terminal: steps with times, a trials table that updates in place, an ETA; other chatter in a file."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Terminal:
             self.console.print(f"{name}: done in {seconds:.1f} s")
 
     def step_failed(self, name: str) -> None:
-        status, what, started = self._steps[name]
+        _, what, started = self._steps[name]
         self._steps[name] = ("failed", what, time.perf_counter() - started)
         self._draw()
 

@@ -137,3 +137,28 @@ def make_package(
 def _paths(config: Config) -> list[str]:
     paths = [d.function for d in config.features.derived.values()]
     return [*paths, config.model.factory] if config.model.kind == "factory" else paths
+
+
+def example(package: ModelPackage, n: int = 3) -> pd.DataFrame:
+    """Raw rows as the snapshot would give them."""
+    return rows(n, seed=9)[package.config.features.raw_columns()]
+
+
+def judge(config: Config, package: ModelPackage, champion: ModelPackage | None = None) -> tuple[Any, Any]:
+    """Evaluation and verdict of the real gate on fresh rows."""
+    from raymlops.training.evaluation import evaluate
+    from raymlops.training.gate import decide
+
+    frame = rows(80, seed=5)
+    labels = package.transform.raw_targets(frame[config.data.target])
+    evaluation = evaluate(
+        config,
+        frame,
+        labels,
+        package.scores,
+        champion=champion.scores if champion else None,
+        champion_version="1" if champion else None,
+        metric="mae" if config.task == "regression" else "log_loss",
+        seed=0,
+    )
+    return evaluation, decide(config, evaluation)

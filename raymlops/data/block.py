@@ -173,7 +173,9 @@ def normalise(table: pa.Table, config: Config, path: str) -> pa.Table:
         what = "the label column" if missing[0] == config.data.target else "a column that the configuration uses"
         raise DataError(f"data: {missing[0]!r}, {what}, is missing{where}; there are {', '.join(table.column_names)}")
     times = {*config.features.dates, config.time_column}
-    columns = {name: _canonical(table.column(name), name, name in times, config, where) for name in sorted(table.column_names)}
+    columns = {
+        name: _canonical(table.column(name), name, name in times, config, where) for name in sorted(table.column_names)
+    }
     return pa.table(columns)
 
 
@@ -201,7 +203,7 @@ def _canonical(column: pa.ChunkedArray, name: str, is_time: bool, config: Config
 
 def _flat_lists(column: pa.ChunkedArray, name: str, shape: list[int] | None) -> pa.ChunkedArray:
     if shape is None:
-        first = next((v for v in column.to_pylist() if v is not None), [])
+        first: Any = next((v for v in column.to_pylist() if v is not None), [])
         shape = [int(np.asarray(first).size)]
     values = Rows({name: column.to_numpy().tolist()}, len(column)).tensors(name, shape)
     size = int(np.prod(shape))
@@ -232,4 +234,6 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def _plain(row: dict[str, Any]) -> str:
-    return json.dumps({k: v if isinstance(v, int | float | str | None) else str(v) for k, v in row.items()}, ensure_ascii=False)
+    return json.dumps(
+        {k: v if isinstance(v, int | float | str | None) else str(v) for k, v in row.items()}, ensure_ascii=False
+    )

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import inspect
 import io
+import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from raymlops.data.contract import (
 )
 from raymlops.data.hashing import ContentHash
 from raymlops.data.profile import Profile, widest
+from raymlops.data.ray_errors import user_error
 from raymlops.data.snapshot import (
     FORMAT,
     BuiltSnapshot,
@@ -73,9 +75,9 @@ def build_snapshot(
 ) -> BuiltSnapshot:
     """Read the source once and store what training needs, or find that it is stored already.
 
-    `functions` are the configuration's resolved import paths by key path. Raises DataError for data that cannot be used,
-    ContractViolated for data that breaks its contract, StoreError when a file cannot be written; none of them leaves
-    anything behind under `snapshots/`.
+    `functions` are the configuration's resolved import paths by key path. Raises DataError for data that cannot be
+    used, ContractViolated for data that breaks its contract, StoreError when a file cannot be written; none of them
+    leaves anything behind under `snapshots/`.
     """
     staging, quarantine = f"staging/{run_id}", f"quarantine/{run_id}"
     derived = {name: functions[f"features.derived.{name}.function"] for name in config.features.derived}
@@ -84,7 +86,7 @@ def build_snapshot(
     try:
         source = open_source(config.data, base, functions)
         block_pass = BlockPass(config, derived, contract, store, staging, quarantine)
-        merged = _merge(_results(source.dataset, block_pass), progress)
+        merged = _merge(_results(source.dataset, block_pass))
         kinds = _agreed_kinds(merged)
         if contract is not None:
             _check_contract(contract, merged, kinds, config, now, contract_store.location(contract_path))
@@ -196,24 +198,10 @@ def _results(dataset: Any, block_pass: BlockPass) -> Iterator[BlockResult]:
             for packed in batch.column("result").to_pylist():
                 yield BlockResult.unpack(packed)
     except RayTaskError as error:
-        raise _user_error(error) from error
+        raise user_error(error, "data.source: reading failed") from error
 
 
-def _user_error(error: BaseException) -> BaseException:
-    """Our own error inside Ray's wrappers; anything else becomes a DataError with its last words."""
-    from raymlops.errors import RaymlopsError
-
-    seen: BaseException | None = error
-    while seen is not None:
-        cause = getattr(seen, "cause", None)
-        if isinstance(seen, RaymlopsError) and type(seen).__module__.startswith("raymlops"):
-            return type(seen)(str(seen.args[0])) if seen.args else seen
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return DataError(f"data.source: reading failed: {lines[-1].strip() if lines else type(error).__name__}")
-
-
-def _merge(results: Iterator[BlockResult], progress: Callable[[str], None]) -> Merged:
+def _merge(results: Iterator[BlockResult]) -> Merged:
     merged = Merged()
     for block in results:
         merged.add(block)
@@ -251,10 +239,14 @@ def _check_contract(
         if settings.action == "stop" or share > settings.max_quarantined:
             for (column, check), (count, examples) in sorted(merged.violations.items()):
                 observed = f"{count} of {total} rows"
-                violations.append(Violation(column, check, threshold(contract, column, check), observed, tuple(examples)))
+                violations.append(
+                    Violation(column, check, threshold(contract, column, check), observed, tuple(examples))
+                )
         if violations and settings.action == "quarantine":
             allowed = f"at most {settings.max_quarantined:.2%} of rows moved aside"
-            violations.append(Violation("(rows)", "quarantine", allowed, f"{share:.2%} ({merged.quarantined} of {total})"))
+            violations.append(
+                Violation("(rows)", "quarantine", allowed, f"{share:.2%} ({merged.quarantined} of {total})")
+            )
         if merged.profile is not None:
             violations += set_violations(contract, merged.profile, merged.newest, now)
         violations += _duplicates(contract, merged)
@@ -336,15 +328,13 @@ def _write(
         for described in ray.get(tasks):
             files |= described
         manifest["files"] = dict(sorted(files.items()))
-        import json
-
         store.create(f"{target}/manifest.json", json.dumps(manifest, indent=1, sort_keys=True, default=str).encode())
     except BaseException as error:
         # Somebody else may be writing the same content; only remove what has no manifest.
         if not store.exists(f"{target}/manifest.json"):
             store.delete_tree(target)
         if isinstance(error, ray.exceptions.RayTaskError):
-            raise _user_error(error) from error
+            raise user_error(error, "snapshot: encoding failed") from error
         raise
 
 
@@ -368,7 +358,10 @@ def _write_shard(job: ShardJob, part: str, index: int, count: int, pieces: list[
     config = job.config
     transform = Transform(config.features, job.state, config.task, job.derived)
     arrays = transform.batch(table)
-    arrays["target"] = transform.targets(table.column(config.data.target)) if part == "train" else _targets(transform, table, config, part)
+    try:
+        arrays["target"] = transform.targets(table.column(config.data.target))
+    except DataError as error:
+        raise DataError(f"{part}: {error}") from None
     files = {
         f"rows/{part}-{index:05d}.parquet": parquet_bytes(table),
         f"encoded/{part}-{index:05d}.safetensors": save_arrays(arrays),
@@ -376,13 +369,6 @@ def _write_shard(job: ShardJob, part: str, index: int, count: int, pieces: list[
     for name, data in files.items():
         job.store.write(f"{job.target}/{name}", data)
     return {name: describe_file(data, table.num_rows) for name, data in files.items()}
-
-
-def _targets(transform: Transform, table: pa.Table, config: Config, part: str) -> np.ndarray:
-    try:
-        return transform.targets(table.column(config.data.target))
-    except DataError as error:
-        raise DataError(f"{part}: {error}") from None
 
 
 def _piece(job: ShardJob, path: str, low: int, high: int) -> pa.Table:

@@ -1,8 +1,8 @@
 """Content hashes of rows and of whole tables that do not depend on row order, file layout or storage types.
 
-A row's id is 2 × 64 bits, mixed from its values and column names. A table's hash sums remixed row ids modulo 2^64 in four
-lanes, so blocks can be added in any order (a multiset hash in the manner of AdHash; Bellare & Micciancio, EUROCRYPT 1997).
-It tells different data apart; it is not meant to resist somebody who constructs collisions on purpose.
+A row's id is 2 × 64 bits, mixed from its values and column names. A table's hash sums remixed row ids modulo 2^64 in
+four lanes, so blocks can be added in any order (a multiset hash in the manner of AdHash; Bellare & Micciancio,
+EUROCRYPT 1997). It tells different data apart; it does not resist somebody who constructs collisions on purpose.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a table looks like, column by column: computed in one pass over blocks, merged in any order, constant memory.
 
-Counts, nulls, minimum and maximum are exact; mean and variance follow Chan, Golub & LeVeque (1979); quantiles come from a
-KLL sketch (Karnin, Lang & Liberty, FOCS 2016; rank error about 1.3 %), distinct counts from HyperLogLog (about 1.6 %), top
-values from a frequent-items sketch. The sketches are Apache DataSketches' and are stored in its portable binary format.
+Counts, nulls, minimum and maximum are exact; mean and variance follow Chan, Golub & LeVeque (1979); quantiles come
+from a KLL sketch (Karnin, Lang & Liberty, FOCS 2016; rank error about 1.3 %), distinct counts from HyperLogLog (about
+1.6 %), top values from a frequent-items sketch. The sketches are Apache DataSketches' own, in its portable format.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOP = 10
 
 @dataclass
 class ColumnProfile:
-    """One column. `minimum` and `maximum` are numbers, or ISO text for times; moments and quantiles only for numbers."""
+    """One column. Extremes are numbers, or ISO text for times; moments and quantiles exist only for numbers."""
 
     kind: str
     rows: int = 0
@@ -53,7 +53,7 @@ class ColumnProfile:
     @property
     def distinct(self) -> int:
         """Estimated number of distinct values, never more than the values there are."""
-        return min(self.known, round(self.hll.get_estimate()))
+        return min(self.known, round(float(self.hll.get_estimate())))
 
     def quantiles(self) -> dict[str, float]:
         if self.kll.is_empty():
@@ -126,7 +126,11 @@ class Profile:
         content, blobs, offset = self.to_dict(), [], 0
         for name, column in self.columns.items():
             index = {}
-            sketches = {"kll": column.kll.serialize(), "hll": column.hll.serialize_compact(), "top": column.top.serialize()}
+            sketches = {
+                "kll": column.kll.serialize(),
+                "hll": column.hll.serialize_compact(),
+                "top": column.top.serialize(),
+            }
             for sketch, data in sketches.items():
                 index[sketch] = [offset, len(data)]
                 blobs.append(bytes(data))

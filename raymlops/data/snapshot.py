@@ -6,8 +6,8 @@ STORAGE/snapshots/HASH/
     rows/PART-00000.parquet          raw rows in canonical order
     encoded/PART-00000.safetensors   the same rows as arrays
 
-Canonical order is by row id, a hash of the content. Shard i holds the i-th of equal ranges of ids. Both are the same for
-every file layout and machine, and leave rows in an order that is already shuffled.
+Canonical order is by row id, a hash of the content. Shard i holds the i-th of equal ranges of ids. Both are the same
+for every file layout and machine, and leave rows in an order that is already shuffled.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where rows come from: parquet, CSV, Delta Lake, SQL or a function, as one Ray Dataset of Arrow blocks.
 
-Files are read by our own small reader rather than Ray's, for its errors: one file whose column has another type is named
-together with the column and both types.
+Files are read by our own small reader rather than Ray's, for its errors: one file whose column has another type is
+named together with the column and both types.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class OpenedSource:
 
 
 def open_source(data: DataConfig, base: Path, functions: Mapping[str, Any]) -> OpenedSource:
-    """A dataset that has not been read yet. Raises DataError when the source is missing, empty or contradicts itself."""
+    """A dataset, not read yet. Raises DataError when the source is missing, empty or contradicts itself."""
     source = data.source
     if isinstance(source, ParquetSource | CsvSource):
         return _open_files(source, data.columns, base)
@@ -125,7 +125,12 @@ def _parquet_pieces(paths: list[str]) -> list[dict[str, Any]]:
             if rows >= ROWS_PER_BLOCK or group == len(groups) - 1:
                 pieces.append({"path": path, "first": start, "last": group + 1})
                 start, rows = group + 1, 0
-    missing = [(path, name) for path, (schema, _) in zip(paths, footers, strict=True) for name in seen if name not in schema.names]
+    missing = [
+        (path, name)
+        for path, (schema, _) in zip(paths, footers, strict=True)
+        for name in seen
+        if name not in schema.names
+    ]
     if missing:
         path, name = missing[0]
         raise DataError(f"data.source: column {name!r} is missing in {path}, but present in {seen[name][1]}")

@@ -16,7 +16,9 @@ def _minute_of_day(times: np.ndarray) -> np.ndarray:
 
 
 def _day_of_year(times: np.ndarray) -> np.ndarray:
-    return np.asarray((times.astype("datetime64[D]") - times.astype("datetime64[Y]").astype("datetime64[D]")).astype(int))
+    return np.asarray(
+        (times.astype("datetime64[D]") - times.astype("datetime64[Y]").astype("datetime64[D]")).astype(int)
+    )
 
 
 def _month(times: np.ndarray) -> np.ndarray:
@@ -24,7 +26,9 @@ def _month(times: np.ndarray) -> np.ndarray:
 
 
 def _day(times: np.ndarray) -> np.ndarray:
-    return np.asarray((times.astype("datetime64[D]") - times.astype("datetime64[M]").astype("datetime64[D]")).astype(int))
+    return np.asarray(
+        (times.astype("datetime64[D]") - times.astype("datetime64[M]").astype("datetime64[D]")).astype(int)
+    )
 
 
 PERIODS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
@@ -49,7 +53,7 @@ _CIRCLES = {
 def cyclic(times: np.ndarray, part: str) -> np.ndarray:
     """Sine and cosine of the position in the cycle, float64 (n, 2); positions of NaT are meaningless."""
     period, position = PERIODS[part]
-    return _CIRCLES[part][position(times) % period]
+    return np.asarray(_CIRCLES[part][position(times) % period])
 
 
 def year(times: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ Functions = Mapping[str, Callable[..., Any]]
 
 
 def with_derived(config: FeaturesConfig, functions: Functions, kinds: Mapping[str, str], rows: Rows) -> Rows:
-    """Rows with the derived columns added. Raises DataError naming the function that failed or returned a wrong length."""
+    """Rows with the derived columns added. Raises DataError naming a function that fails or returns a wrong length."""
     if not config.derived:
         return rows
     columns: dict[str, Any] = dict(rows.columns)

@@ -1,10 +1,10 @@
 """Fitting by partial results that merge in any order to the same state, to the last bit.
 
-Means, deviations and quantiles come from a bottom-k sample: the k rows with the smallest content hashes. It is a uniform
-sample without replacement (Cohen & Kaplan, "Summarizing data using bottom-k sketches", PODC 2007), merges by keeping the k
-smallest of both sides, and does not depend on file layout or block order; with k rows or fewer it is everything. Sums are
-taken with `math.fsum`, which is exact and therefore independent of order and processor. Extremes and category counts are
-exact over all rows.
+Means, deviations and quantiles come from a bottom-k sample: the k rows with the smallest content hashes. It is a
+uniform sample without replacement (Cohen & Kaplan, "Summarizing data using bottom-k sketches", PODC 2007), merges by
+keeping the k smallest of both sides, and does not depend on file layout or block order; with k rows or fewer it is
+everything. Sums are taken with `math.fsum`, which is exact and therefore independent of order and processor. Extremes
+and category counts are exact over all rows.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ class FitPartial:
         }
         arrays = {f"s{i}": values for i, values in enumerate(self.sample.values())}
         out = io.BytesIO()
-        np.savez(out, row_ids=self.row_ids, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **arrays)
+        packed: dict[str, Any] = {"row_ids": self.row_ids, "head": np.frombuffer(json.dumps(head).encode(), np.uint8)}
+        np.savez(out, **packed | arrays)
         return out.getvalue()
 
     @classmethod

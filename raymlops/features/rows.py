@@ -1,4 +1,4 @@
-"""Raw rows, whatever they arrive as, to NumPy columns. The same rules for a frame of a million rows and for one dict."""
+"""Raw rows, however they arrive, to NumPy columns: the same rules for a frame of a million rows and for one dict."""
 
 from __future__ import annotations
 
@@ -75,18 +75,18 @@ class Rows:
             known = np.empty(len(distinct) + 1, dtype=object)
             known[:-1] = [text(value) for value in distinct]
             known[-1] = None
-            return known[codes]
+            return np.asarray(known[codes])
         out = np.empty(self.length, dtype=object)
         out[:] = [text(value) for value in column]
         return out
 
     def codes(self, name: str, lookup: Callable[[str | None], int]) -> np.ndarray:
-        """int32 (n,): `lookup` applied to each value's canonical text, once per distinct value where that is possible."""
+        """int32 (n,): `lookup` of each value's canonical text, once per distinct value where that is possible."""
         column = self._column(name)
         if _is_arrow(column):
             codes, distinct = _encoded(column)
             table = np.array([lookup(text(value)) for value in distinct] + [lookup(None)], dtype=np.int32)
-            return table[codes]
+            return np.asarray(table[codes])
         return np.fromiter((lookup(text(value)) for value in column), np.int32, self.length)
 
     def times(self, name: str) -> np.ndarray:
@@ -137,7 +137,9 @@ def natural_kind(column: Column) -> str:
     kind = column.type
     if kinds.is_timestamp(kind) or kinds.is_date(kind):
         return "time"
-    is_text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_dictionary(kind) or kinds.is_string_view(kind)
+    is_text = (
+        kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_dictionary(kind) or kinds.is_string_view(kind)
+    )
     return "text" if is_text else "number"
 
 
@@ -198,7 +200,7 @@ def _encoded(column: Column) -> tuple[np.ndarray, list[Any]]:
 
 
 def _flat_tensor(column: Column, size: int) -> np.ndarray | None:
-    """All values in one array when every row has `size` of them and none is missing; None when that must be looked into."""
+    """All values in one array when every row has `size` of them and none is missing, else None."""
     import pyarrow as pa
     import pyarrow.types as kinds
 
@@ -230,7 +232,7 @@ def _number(name: str, row: int, value: Any) -> float:
         raise DataError(f"column {name!r}, row {row}: found {_short(value)}, expected a number") from None
 
 
-def _time(name: str, row: int, value: Any) -> np.datetime64:
+def _time(name: str, row: int, value: Any) -> Any:
     if value is None or value != value:
         return np.datetime64("NaT", "us")
     if isinstance(value, np.datetime64):

@@ -112,13 +112,15 @@ class Transform:
 
         Raises DataError for missing labels and for classes that training never saw.
         """
-        rows = Rows.of({"label": values}) if isinstance(values, str) else Rows({"label": _labels(values)}, len(values))
+        rows = Rows({"label": _labels(values)}, len(values))
         if self.task == "regression":
             numbers = rows.numbers("label")
             if np.isnan(numbers).any():
-                raise DataError(f"label: {int(np.isnan(numbers).sum())} of {rows.length} values are missing or infinite")
+                raise DataError(
+                    f"label: {int(np.isnan(numbers).sum())} of {rows.length} values are missing or infinite"
+                )
             scaled = (numbers - self.state.target["mean"]) / self.state.target["scale"]
-            return scaled.astype(np.float32)
+            return np.asarray(scaled, dtype=np.float32)
         codes = rows.codes("label", lambda v: -2 if v is None else self._classes.get(v, -1))
         if (codes == -2).any():
             raise DataError(f"label: {int((codes == -2).sum())} of {rows.length} values are missing")
@@ -126,7 +128,7 @@ class Transform:
             row = int(np.argmax(codes == -1))
             shown = ", ".join(list(self._classes)[:20])
             raise DataError(f"label, row {row}: found {text(values[row])!r}, training saw only {shown}")
-        return codes.astype(np.int64)
+        return np.asarray(codes, dtype=np.int64)
 
     def raw_targets(self, values: Any) -> np.ndarray:
         """Labels for metrics: float64 in their own units (regression) or int64 class indices."""
@@ -137,7 +139,9 @@ class Transform:
 
     def unscale(self, outputs: np.ndarray) -> np.ndarray:
         """Standardised regression outputs in the label's own units, float64."""
-        return np.asarray(outputs, dtype=np.float64) * self.state.target["scale"] + self.state.target["mean"]
+        scaled = np.asarray(outputs, dtype=np.float64) * self.state.target["scale"]
+        shifted: np.ndarray = scaled + self.state.target["mean"]
+        return shifted
 
 
 def shaped(values: np.ndarray, transform: str) -> np.ndarray:

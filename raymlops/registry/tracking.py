@@ -198,7 +198,7 @@ class Tracker:
         self,
         name: str,
         params: Mapping[str, Any],
-        curves: Sequence[Mapping[str, float]],
+        curves: Sequence[Mapping[str, float | None]],
         status: str,
         reason: str | None = None,
         seconds: float = 0.0,
@@ -218,9 +218,11 @@ class Tracker:
         metrics = []
         for index, point in enumerate(curves):
             stamp = began + (ended - began) * (index + 1) // len(curves)
-            step = int(point.get("epoch", index))
+            step = int(point.get("epoch") or index)
             metrics += [
-                Metric(metric_key(key), float(value), stamp, step) for key, value in point.items() if key != "epoch"
+                Metric(metric_key(key), float(value), stamp, step)
+                for key, value in point.items()
+                if key != "epoch" and value is not None
             ]
         self._batch(run.info.run_id, metrics=metrics, params=[Param(k, cut(v)) for k, v in params.items()])
         self._client.set_terminated(run.info.run_id, "FAILED" if status == "failed" else "FINISHED", ended)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,13 @@ from raymlops.store import Store
 if TYPE_CHECKING:
     import numpy as np
 
+    from raymlops.data.profile import Profile
     from raymlops.data.snapshot import BuiltSnapshot
     from raymlops.registry.package import ModelPackage
     from raymlops.registry.tracking import Tracker
     from raymlops.training.evaluation import Evaluation
     from raymlops.training.gate import Verdict
+    from raymlops.training.objective import ValidationMetric
     from raymlops.training.search import TrialRecord
 
 log = logging.getLogger(__name__)
@@ -145,9 +147,7 @@ class Job:
         from raymlops.data.build import build_snapshot
 
         watch, tracker = self.steps.watch, self.tracker
-        built = build_snapshot(
-            self.config, self.base, self.store, tracker.run_id, self.now, self.functions, watch.note
-        )
+        built = build_snapshot(self.config, self.base, self.store, tracker.run_id, self.now, self.functions, watch.note)
         snapshot = built.snapshot
         tracker.log_data(
             snapshot=snapshot.hash,
@@ -167,7 +167,7 @@ class Job:
         from raymlops.training.space import trial_count
 
         context = self._context(built)
-        metric = context.objective(self.config).metric
+        metric = self.metric
         expected = trial_count(self.config)
         logged: set[int] = set()
 
@@ -196,6 +196,12 @@ class Job:
                 from raymlops.training.refit import refit
 
                 return trials, best, refit(context, handles, best)
+
+    @property
+    def metric(self) -> ValidationMetric:
+        from raymlops.training.objective import ValidationMetric
+
+        return ValidationMetric.resolve(self.config.train.metric, self.config.task, self.functions.get("train.metric"))
 
     def _context(self, built: BuiltSnapshot) -> Any:
         from raymlops.training.loop import Target
@@ -234,7 +240,12 @@ class Job:
         from raymlops.training.space import with_values
 
         weights, _ = load_checkpoint(self.store, weights_path)
-        facts = {"run_id": self.tracker.run_id, "snapshot": built.snapshot.hash, "trial": best.name, "values": best.values}
+        facts = {
+            "run_id": self.tracker.run_id,
+            "snapshot": built.snapshot.hash,
+            "trial": best.name,
+            "values": best.values,
+        }
         write_package(
             directory,
             config=with_values(self.config, best.values),
@@ -249,7 +260,6 @@ class Job:
     def _judge(self, package: ModelPackage, built: BuiltSnapshot) -> Judged:
         from raymlops.training.evaluation import evaluate
         from raymlops.training.gate import decide
-        from raymlops.training.trial import validation_metric
 
         frame = built.snapshot.table("holdout").to_pandas()
         labels = package.transform.raw_targets(frame[self.config.data.target])
@@ -262,7 +272,7 @@ class Job:
             package.scores,
             champion=champion.load().scores if champion is not None else None,
             champion_version=champion.version if champion is not None else None,
-            metric=validation_metric(self.config, self.functions.get("train.metric")),
+            metric=self.metric,
             seed=self.config.seed,
             train_target=package.transform.raw_targets(training),
         )
@@ -281,6 +291,77 @@ class Job:
             logged, judged.verdict, judged.evaluation.metrics, built.snapshot.hash, judged.champion
         )
         return registered.uri, registered.version, registered.alias
+
+    def _report(
+        self,
+        package: ModelPackage,
+        built: BuiltSnapshot,
+        trials: list[TrialRecord],
+        judged: Judged,
+        version: str | None,
+        alias: str | None,
+    ) -> None:
+        from raymlops.registry.report import ReportData, render_report
+
+        evaluation = judged.evaluation.to_dict()
+        sign = 1.0 if self.metric.mode == "min" else -1.0
+        ranked = sorted(trials, key=lambda t: (t.best_metric is None, sign * (t.best_metric or 0.0)))
+        snapshot = built.snapshot
+        data = ReportData(
+            name=self.config.name,
+            task=self.config.task,
+            target=self.config.data.target,
+            run_id=self.tracker.run_id,
+            created=self.now,
+            blessed=judged.verdict.blessed,
+            reasons=judged.verdict.reasons,
+            metrics=judged.evaluation.metrics,
+            metric=self.metric.name,
+            greater_is_better=self.metric.mode == "max",
+            y=judged.labels,
+            scores=judged.scores,
+            trials=[
+                {
+                    "name": trial.name,
+                    "status": trial.status,
+                    "reason": trial.reason,
+                    "params": trial.values,
+                    "metric": trial.best_metric,
+                    "curves": trial.curves,
+                    "seconds": trial.seconds,
+                }
+                for trial in ranked
+            ],
+            snapshot=snapshot.hash,
+            rows=snapshot.rows,
+            lineage=self.tracker.lineage,
+            classes=package.classes,
+            checks=[asdict(check) for check in judged.verdict.checks],
+            baseline=evaluation["baseline"],
+            comparison=evaluation["comparison"],
+            slices=evaluation["slices"],
+            behaviours=evaluation["behaviours"],
+            source=snapshot.manifest["source"],
+            contract=built.contract.to_yaml(),
+            profile=report_profile(built.profile),
+            version=version,
+            alias=alias,
+            weights_sha256=package.manifest["weights_sha256"],
+            seconds=self.steps.seconds,
+        )
+        self.tracker.log_report(render_report(data))
+
+
+def report_profile(profile: Profile) -> dict[str, dict[str, Any]]:
+    """The profile's columns with the names that the report's table uses."""
+    rows = {}
+    for name, column in profile.to_dict()["columns"].items():
+        quantiles = column.pop("quantiles")
+        variance = column.pop("variance")
+        top = ", ".join(f"{value} ({count:,})" for value, count in column.pop("top")[:3])
+        extra = {"q05": quantiles.get("0.05"), "median": quantiles.get("0.5"), "q95": quantiles.get("0.95")}
+        rows[name] = {**column, **extra, "std": None if variance is None else variance**0.5, "top": top or None}
+    return rows
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from raymlops.cluster import connected
 from raymlops.config.loading import resolve_local
 from raymlops.config.tree import RayConfig
+from raymlops.data.ray_errors import user_error
 from raymlops.errors import DataError
-from raymlops.store import Store
+from raymlops.store import Store, filesystem_of
 from raymlops.terminal import Terminal
 
 if TYPE_CHECKING:
     import pandas as pd
+    import ray
 
     from raymlops.config.tree import Config
 
@@ -26,15 +28,12 @@ BATCH_ROWS = 16_384
 class Scorer:
     """Holds one loaded package per worker; the files travel as bytes because workers may be on other machines."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
-        from raymlops.registry.package import load_package
+    def __init__(self, files: ray.ObjectRef[dict[str, bytes]], sha256: str) -> None:
+        import ray
 
-        with tempfile.TemporaryDirectory(prefix="raymlops-model-") as folder:
-            for name, data in files.items():
-                path = Path(folder) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
-            self.package = load_package(Path(folder))
+        from raymlops.registry.package import open_package
+
+        self.package = open_package(ray.get(files), sha256=sha256)
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
         predictions = self.package.predict(batch).reset_index(drop=True)
@@ -50,7 +49,9 @@ def score_command(
     `target` is a configuration (its champion scores) or a model name with an optional @alias or /version. Raises
     DataError when the output exists already or the input cannot be read, RaymlopsError when there is no such model.
     """
-    from raymlops.registry.catalog import download_package
+    from raymlops.registry.backend import tracking
+    from raymlops.registry.package import read_files
+    from raymlops.registry.versions import find_version
 
     started = time.perf_counter()
     if isinstance(target, str):
@@ -65,35 +66,42 @@ def score_command(
     with terminal.live(), terminal.quiet(), tempfile.TemporaryDirectory(prefix="raymlops-") as folder:
         terminal.step_started("model", f"fetch {model} from the registry")
         began = time.perf_counter()
-        uri, directory = download_package(storage, tracking_uri, model, Path(folder))
-        files = {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+        version = find_version(tracking(tracking_uri, Store.at(storage)), model)
+        files = read_files(version.fetch(Path(folder)))
         terminal.step_done("model", time.perf_counter() - began)
-        terminal.step_started("score", f"{input_} with {uri}")
+        terminal.step_started("score", f"{input_} with {version.uri}")
         began = time.perf_counter()
         with connected(ray_config):
-            rows = _score(files, resolve_local(input_, Path.cwd()), destination)
+            rows = _score(files, version.tags["package_sha256"], resolve_local(input_, Path.cwd()), destination)
         terminal.step_done("score", time.perf_counter() - began)
     seconds = round(time.perf_counter() - started, 3)
     if not quiet:
-        terminal.console.print(f"{rows:,} rows scored with {uri} into {output} in {seconds:.1f} s")
-    return {"model": uri, "rows": rows, "output": output, "seconds": seconds}
+        terminal.console.print(f"{rows:,} rows scored with {version.uri} into {output} in {seconds:.1f} s")
+    return {"model": version.uri, "rows": rows, "output": output, "seconds": seconds}
 
 
-def _score(files: dict[str, bytes], source: str, destination: Store) -> int:
+def _score(files: dict[str, bytes], sha256: str, source: str, destination: Store) -> int:
     import ray
     import ray.data
+    from pyarrow import parquet
 
     if "://" not in source and not Path(source).exists():
         raise DataError(f"--input: {source} does not exist")
+    ray.data.DataContext.get_current().enable_progress_bars = False
     is_csv = source.endswith((".csv", ".csv.gz"))
     dataset = ray.data.read_csv(source) if is_csv else ray.data.read_parquet(source)
-    shared = ray.put(files)
-
-    class Worker(Scorer):
-        def __init__(self) -> None:
-            super().__init__(ray.get(shared))
-
-    scored = dataset.map_batches(Worker, batch_size=BATCH_ROWS, batch_format="pandas", concurrency=(1, 8))
-    scored.write_parquet(destination.uri)
+    scored = dataset.map_batches(
+        Scorer,
+        fn_constructor_args=(ray.put(files), sha256),
+        batch_size=BATCH_ROWS,
+        batch_format="pandas",
+        concurrency=(1, max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)),
+    )
+    try:
+        scored.write_parquet(destination.uri)
+    except Exception as error:
+        raise user_error(error, "--input: scoring failed") from error
     destination.write("_SUCCESS", b"")
-    return int(ray.data.read_parquet(destination.uri).count())
+    filesystem, path = filesystem_of(destination.uri)
+    names = [name for name in destination.list("") if name.endswith(".parquet")]
+    return sum(parquet.read_metadata(f"{path}/{name}", filesystem=filesystem).num_rows for name in names)

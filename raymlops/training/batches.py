@@ -135,6 +135,7 @@ class Streamed:
                     return ready.put(item, timeout=0.1)
                 except queue.Full:
                     continue
+            return None
 
         def read() -> None:
             try:

@@ -72,16 +72,16 @@ def row_losses(name: str, task: str, y: np.ndarray, scores: np.ndarray) -> np.nd
     """float64 (n,): what each row contributes to a metric that is a mean (`rmse`: the root of that mean)."""
     if task == "regression":
         error = scores - y
-        return np.abs(error) if name == "mae" else error * error
+        return np.asarray(np.abs(error) if name == "mae" else error * error)
     if name == "accuracy":
         chosen = scores > 0.5 if task == "binary" else scores.argmax(axis=1)
         return np.asarray(chosen == y, dtype=np.float64)
     if name == "brier":
         if task == "binary":
-            return np.square(scores - y)
+            return np.asarray(np.square(scores - y))
         return np.asarray(np.square(scores - np.eye(scores.shape[1])[y]).sum(axis=1))
     given = np.where(y == 1, scores, 1.0 - scores) if task == "binary" else scores[np.arange(len(y)), y]
-    return -np.log(np.clip(given, _TINY, 1.0))
+    return np.asarray(-np.log(np.clip(given, _TINY, 1.0)))
 
 
 class _Ties:

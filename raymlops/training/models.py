@@ -43,15 +43,13 @@ class Mlp(nn.Module):
     def __init__(self, model: MlpModel, spec: ArraySpec) -> None:
         super().__init__()
         self.tensors = sorted(spec.tensors)
-        self.embeddings = nn.ModuleList(
-            nn.Embedding(size, min(model.embedding, math.ceil(size / 2))) for size in spec.cardinalities
-        )
-        for embedding in self.embeddings:
+        widths = [min(model.embedding, math.ceil(size / 2)) for size in spec.cardinalities]
+        tables = [nn.Embedding(size, width) for size, width in zip(spec.cardinalities, widths, strict=True)]
+        for table in tables:
             # Index 0 (missing) and 1 (unknown) may never occur in training; zero is the neutral thing to serve then.
-            with torch.no_grad():
-                embedding.weight[:2] = 0.0  # type: ignore[operator,index]
-        width = spec.numeric + sum(math.prod(shape) for shape in spec.tensors.values())
-        width += sum(e.weight.shape[1] for e in self.embeddings)  # type: ignore[union-attr,misc,index]
+            nn.init.zeros_(table.weight[:2])
+        self.embeddings = nn.ModuleList(tables)
+        width = spec.numeric + sum(math.prod(shape) for shape in spec.tensors.values()) + sum(widths)
         layers: list[nn.Module] = []
         for _ in range(model.layers):
             layers += [nn.Linear(width, model.hidden), ACTIVATIONS[model.activation]()]

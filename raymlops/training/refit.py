@@ -27,7 +27,9 @@ def refit(context: TrialContext, handles: Handles, best: TrialRecord) -> str:
         if train.workers > 1:
             run_data_parallel(config, context, handles, path, name="refit", refit=True, stop_after=best.best_epoch)
         else:
-            task: Any = ray.remote(num_cpus=train.cpus_per_worker, num_gpus=train.gpus_per_worker, max_retries=1)(_single)
+            task: Any = ray.remote(num_cpus=train.cpus_per_worker, num_gpus=train.gpus_per_worker, max_retries=1)(
+                _single
+            )
             ray.get(task.remote(config, context, handles, path, best.best_epoch))
     except Exception as error:
         raise RaymlopsError(f"refit of {best.name}: {describe_failure(error)}") from error

@@ -39,7 +39,7 @@ def concurrent_trials(nodes: Sequence[Node], train: TrainConfig, search: SearchC
         sizes = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes) or "no nodes"
         raise ResourceError(
             f"train: one trial needs {train.workers} worker(s) of {train.cpus_per_worker:g} CPU and "
-            f"{train.gpus_per_worker:g} GPU, but the cluster has {sizes}; lower train.workers, train.cpus_per_worker or "
-            "train.gpus_per_worker, or add nodes"
+            f"{train.gpus_per_worker:g} GPU, but the cluster has {sizes}; lower train.workers, train.cpus_per_worker "
+            "or train.gpus_per_worker, or add nodes"
         )
     return fitted

@@ -160,7 +160,7 @@ def _scheduler(search: SearchConfig, epochs: int) -> Any:
     return tune.schedulers.FIFOScheduler()
 
 
-class _Recorder(tune.Callback):
+class _Recorder(tune.Callback):  # type: ignore[misc]
     """Keeps the records as Tune's events come in, on the driver."""
 
     def __init__(self, context: TrialContext, mode: str, on_update: Watcher) -> None:

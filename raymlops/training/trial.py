@@ -118,7 +118,7 @@ def fit(
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    # One number seeds initialisation and dropout; drawn from the data's identity so that equal inputs mean equal weights.
+    # Seeds initialisation and dropout; drawn from the data's identity, so that equal inputs mean equal weights.
     torch.manual_seed(int(generator(context.snapshot.hash, config.seed, "model").integers(2**63)))
     model = wrap(build_model(config.model, context.spec, context.factory).to(device))
 

@@ -86,6 +86,10 @@ def test_a_shard_that_cannot_be_read_ends_the_epoch_with_its_error() -> None:
         list(Streamed("s", load, [4]).epoch(0, 1, 2))
 
 
-@pytest.mark.parametrize(("rows", "size", "workers", "last"), [(10, 4, 1, (8, 10)), (9, 4, 1, (4, 8)), (11, 4, 2, (4, 8)), (1, 4, 1, (0, 1))])
-def test_remainders_too_small_for_every_worker_are_left_out(rows: int, size: int, workers: int, last: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("rows", "size", "workers", "last"), [(10, 4, 1, (8, 10)), (9, 4, 1, (4, 8)), (11, 4, 2, (4, 8)), (1, 4, 1, (0, 1))]
+)
+def test_remainders_too_small_for_every_worker_are_left_out(
+    rows: int, size: int, workers: int, last: tuple[int, int]
+) -> None:
     assert batch_bounds(rows, size, workers)[-1] == last

@@ -79,7 +79,9 @@ def test_missing_key_and_wrong_variant(tmp_path: Path) -> None:
 
 
 def test_list_elements_are_named_by_index(tmp_path: Path) -> None:
-    raw = minimal() | {"gate": {"behaviours": [{"kind": "direction", "column": "x", "by": "far", "expect": "increase"}]}}
+    raw = minimal() | {
+        "gate": {"behaviours": [{"kind": "direction", "column": "x", "by": "far", "expect": "increase"}]}
+    }
     assert problem(tmp_path, raw).startswith("gate.behaviours[0].by: found 'far'")
 
 
@@ -95,7 +97,11 @@ def test_metric_of_another_task(tmp_path: Path) -> None:
 
 
 def test_overrides_reach_nested_keys_and_space_keys_with_dots(tmp_path: Path) -> None:
-    overrides = ["train.epochs=3", "search.space.train.learning_rate={loguniform: [0.1, 1]}", "features.numeric.x.clip=null"]
+    overrides = [
+        "train.epochs=3",
+        "search.space.train.learning_rate={loguniform: [0.1, 1]}",
+        "features.numeric.x.clip=null",
+    ]
     config = load_config(write(tmp_path, minimal()), overrides)
     assert config.train.epochs == 3
     assert config.search.space["train.learning_rate"].loguniform == (0.1, 1.0)
@@ -145,7 +151,9 @@ def test_any_value_anywhere_gives_a_configuration_or_a_named_problem(key: str, v
 
 
 def test_schema_describes_every_key_for_editors() -> None:
-    done = subprocess.run([sys.executable, "-m", "raymlops", "config", "schema"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "raymlops", "config", "schema"], capture_output=True, text=True, check=True
+    )
     schema = json.loads(done.stdout)
     assert schema["additionalProperties"] is False
     assert "descri" in json.dumps(schema["$defs"]["TrainConfig"]["properties"]["batch_size"])

@@ -13,7 +13,15 @@ from raymlops.config.training import EarlyStopping, MlpModel, TrainConfig
 from raymlops.errors import ConfigError
 from raymlops.features.state import ArraySpec
 from raymlops.training.batches import InMemory
-from raymlops.training.loop import EpochReport, Objective, Target, Trained, TrainingDiverged, learning_rate_factor, train
+from raymlops.training.loop import (
+    EpochReport,
+    Objective,
+    Target,
+    Trained,
+    TrainingDiverged,
+    learning_rate_factor,
+    train,
+)
 from raymlops.training.models import build_model
 from raymlops.training.objective import ValidationMetric, loss_function, scores
 
@@ -29,8 +37,9 @@ def rows(count: int = 600, seed: int = 0, task: str = "regression") -> InMemory:
     return InMemory("snapshot", {"numeric": numeric, "categorical": category, "target": target}, [count])
 
 
-def objective(task: str = "regression", target: Target = Target()) -> Objective:
-    return Objective(task, loss_function("auto", task), ValidationMetric.resolve("auto", task), target)
+def objective(task: str = "regression", target: Target | None = None) -> Objective:
+    metric = ValidationMetric.resolve("auto", task)
+    return Objective(task, loss_function("auto", task), metric, target or Target())
 
 
 def run(config: TrainConfig, task: str = "regression", **options: Any) -> tuple[Trained, list[EpochReport]]:

@@ -57,14 +57,21 @@ def test_choices_may_be_any_value() -> None:
     ],
 )
 def test_dimensions_that_no_trial_could_take_are_refused(space: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match="search.space") as caught:
+    with pytest.raises(ConfigError, match=r"search\.space") as caught:
         check_space(config(space))
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "dimension",
-    [{}, {"uniform": [1, 0]}, {"loguniform": [0, 1]}, {"choice": []}, {"uniform": [0, 1], "choice": [1]}, {"int": [3, 3]}],
+    [
+        {},
+        {"uniform": [1, 0]},
+        {"loguniform": [0, 1]},
+        {"choice": []},
+        {"uniform": [0, 1], "choice": [1]},
+        {"int": [3, 3]},
+    ],
 )
 def test_malformed_dimensions(dimension: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"search\.space\.train\.learning_rate"):
@@ -94,11 +101,17 @@ def test_what_does_not_fit_is_refused_with_both_sizes() -> None:
     assert caught.value.exit_code == 2
 
 
-sizes = st.lists(st.fixed_dictionaries({"CPU": st.integers(0, 16).map(float), "GPU": st.integers(0, 4).map(float)}), min_size=1, max_size=5)
+sizes = st.lists(
+    st.fixed_dictionaries({"CPU": st.integers(0, 16).map(float), "GPU": st.integers(0, 4).map(float)}),
+    min_size=1,
+    max_size=5,
+)
 
 
 @given(sizes, st.integers(1, 4), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, 0.5, 1.0]))
-def test_never_more_trials_than_the_cluster_can_hold(nodes: list[dict[str, float]], workers: int, cpus: float, gpus: float) -> None:
+def test_never_more_trials_than_the_cluster_can_hold(
+    nodes: list[dict[str, float]], workers: int, cpus: float, gpus: float
+) -> None:
     train = TrainConfig(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)
     try:
         fitting = concurrent_trials(nodes, train, SearchConfig())
