@@ -160,5 +160,6 @@ def judge(config: Config, package: ModelPackage, champion: ModelPackage | None =
         champion_version="1" if champion else None,
         metric="mae" if config.task == "regression" else "log_loss",
         seed=0,
+        train_target=package.transform.raw_targets(rows()[config.data.target]),
     )
     return evaluation, decide(config, evaluation)

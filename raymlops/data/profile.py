@@ -16,19 +16,24 @@ import datasketches as ds
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.types as kinds
 
-from raymlops.data.hashing import value_codes
+from raymlops.data.hashing import Codes
+from raymlops.data.kinds import kind_of, widest
 from raymlops.errors import IntegrityError
 
 KLL_K, HLL_LG_K, TOP_LG_K = 200, 12, 10
+EXACT_TOP = 3 * 2**TOP_LG_K // 4
+"""Up to this many distinct values, their counts are exact."""
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 TOP = 10
 
 
 @dataclass
 class ColumnProfile:
-    """One column. Extremes are numbers, or ISO text for times; moments and quantiles exist only for numbers."""
+    """One column. Extremes are numbers, or ISO text for times; moments and quantiles exist only for numbers.
+
+    NaN and infinities count as missing, as they do for the features.
+    """
 
     kind: str
     rows: int = 0
@@ -37,6 +42,9 @@ class ColumnProfile:
     maximum: float | str | None = None
     mean: float = 0.0
     m2: float = 0.0
+    """Sum of squared deviations from the mean."""
+    fractions: int = 0
+    """Values that are not whole numbers."""
     kll: Any = field(default_factory=lambda: ds.kll_doubles_sketch(KLL_K))
     hll: Any = field(default_factory=lambda: ds.hll_sketch(HLL_LG_K))
     top: Any = field(default_factory=lambda: ds.frequent_strings_sketch(TOP_LG_K))
@@ -61,10 +69,10 @@ class ColumnProfile:
         values = self.kll.get_quantiles(list(QUANTILES))
         return {f"{q:g}": float(v) for q, v in zip(QUANTILES, values, strict=True)}
 
-    def top_values(self) -> list[tuple[str, int]]:
-        """Most frequent values with estimated counts, for text, booleans and integers."""
+    def counted_values(self) -> list[tuple[str, int]]:
+        """Every value the sketch knows, most frequent first: all of them with exact counts when they are few."""
         found = self.top.get_frequent_items(ds.frequent_items_error_type.NO_FALSE_NEGATIVES)
-        return [(item[0], int(item[1])) for item in sorted(found, key=lambda i: (-i[1], i[0]))[:TOP]]
+        return [(item[0], int(item[1])) for item in sorted(found, key=lambda i: (-i[1], i[0]))]
 
     def merge(self, other: ColumnProfile) -> ColumnProfile:
         n, m = self.known, other.known
@@ -72,8 +80,9 @@ class ColumnProfile:
         self.mean += delta * m / (n + m) if n + m else 0.0
         self.m2 += other.m2 + (delta * delta * n * m / (n + m) if n + m else 0.0)
         self.rows, self.nulls = self.rows + other.rows, self.nulls + other.nulls
+        self.fractions += other.fractions
         self.minimum, self.maximum = _least(self.minimum, other.minimum), _most(self.maximum, other.maximum)
-        self.kind = self.kind if other.kind in (self.kind, "null") else widest(self.kind, other.kind)
+        self.kind = widest(self.kind, other.kind)
         self.kll.merge(other.kll)
         union = ds.hll_union(HLL_LG_K)
         union.update(self.hll)
@@ -92,10 +101,10 @@ class ColumnProfile:
             "distinct": self.distinct,
             "min": self.minimum,
             "max": self.maximum,
-            "mean": self.mean if numeric else None,
-            "variance": self.variance if numeric else None,
+            "mean": _finite(self.mean) if numeric else None,
+            "variance": _finite(self.variance) if numeric else None,
             "quantiles": self.quantiles(),
-            "top": [list(item) for item in self.top_values()],
+            "top": [list(item) for item in self.counted_values()[:TOP]],
         }
 
 
@@ -107,14 +116,15 @@ class Profile:
     rows: int = 0
 
     @classmethod
-    def of(cls, table: pa.Table) -> Profile:
-        """Profile one block; `table` is normalised (see `kind_of`)."""
-        return cls({name: _column(table.column(name)) for name in table.column_names}, table.num_rows)
+    def of(cls, table: pa.Table, codes: Codes) -> Profile:
+        """Profile one normalised block; `codes` are its columns' value codes."""
+        columns = {name: _column(table.column(name), codes[name]) for name in table.column_names}
+        return cls(columns, table.num_rows)
 
     def merge(self, other: Profile) -> Profile:
-        """Fold another block in. Both have the same columns."""
+        """Fold another block with the same columns in."""
         for name, column in other.columns.items():
-            self.columns[name] = self.columns[name].merge(column) if name in self.columns else column
+            self.columns[name].merge(column)
         self.rows += other.rows
         return self
 
@@ -135,7 +145,8 @@ class Profile:
                 index[sketch] = [offset, len(data)]
                 blobs.append(bytes(data))
                 offset += len(data)
-            content["columns"][name] |= {"sketches": index, "m2": column.m2, "exact_mean": column.mean}
+            moments = {"mean": column.mean, "m2": _finite(column.m2), "fractions": column.fractions}
+            content["columns"][name] |= {"sketches": index, "moments": moments}
         return json.dumps(content, indent=1, sort_keys=True).encode(), b"".join(blobs)
 
     @classmethod
@@ -143,79 +154,76 @@ class Profile:
         """Raises IntegrityError when the two do not belong together."""
         try:
             content = json.loads(text)
-            columns = {}
-            for name, c in content["columns"].items():
-                part = {k: sketches[at : at + length] for k, (at, length) in c["sketches"].items()}
-                columns[name] = ColumnProfile(
-                    c["kind"], c["rows"], c["nulls"], c["min"], c["max"], c["exact_mean"], c["m2"],
-                    ds.kll_doubles_sketch.deserialize(part["kll"]),
-                    ds.hll_sketch.deserialize(part["hll"]),
-                    ds.frequent_strings_sketch.deserialize(part["top"]),
-                )  # fmt: skip
+            columns = {name: _read_column(c, sketches) for name, c in content["columns"].items()}
             return cls(columns, content["rows"])
         except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
             raise IntegrityError(f"profile: cannot be read ({type(error).__name__}: {error})") from error
 
 
-def kind_of(kind: pa.DataType) -> str:
-    """integer, number, boolean, string, timestamp, tensor or null: the project's names for Arrow types."""
-    if kinds.is_boolean(kind):
-        return "boolean"
-    if kinds.is_integer(kind):
-        return "integer"
-    if kinds.is_floating(kind) or kinds.is_decimal(kind):
-        return "number"
-    if kinds.is_timestamp(kind) or kinds.is_date(kind):
-        return "timestamp"
-    if kinds.is_null(kind):
-        return "null"
-    if kinds.is_list(kind) or kinds.is_fixed_size_list(kind) or kinds.is_large_list(kind) or _is_tensor(kind):
-        return "tensor"
-    return "string"
+def _read_column(c: dict[str, Any], sketches: bytes) -> ColumnProfile:
+    part = {name: sketches[at : at + length] for name, (at, length) in c["sketches"].items()}
+    moments = c["moments"]
+    return ColumnProfile(
+        kind=c["kind"],
+        rows=c["rows"],
+        nulls=c["nulls"],
+        minimum=c["min"],
+        maximum=c["max"],
+        mean=moments["mean"],
+        m2=math.inf if moments["m2"] is None else moments["m2"],
+        fractions=moments["fractions"],
+        kll=ds.kll_doubles_sketch.deserialize(part["kll"]),
+        hll=ds.hll_sketch.deserialize(part["hll"]),
+        top=ds.frequent_strings_sketch.deserialize(part["top"]),
+    )
 
 
-def widest(a: str, b: str) -> str:
-    """The kind that holds values of both, or "mixed" when none does."""
-    if a == b or b == "null":
-        return a
-    if a == "null":
-        return b
-    return "number" if {a, b} == {"integer", "number"} else "mixed"
-
-
-def _is_tensor(kind: pa.DataType) -> bool:
-    return isinstance(kind, pa.BaseExtensionType) and "tensor" in kind.extension_name.lower()
-
-
-def _column(values: pa.ChunkedArray) -> ColumnProfile:
+def _column(values: pa.ChunkedArray, codes: np.ndarray) -> ColumnProfile:
     kind = kind_of(values.type)
     profile = ColumnProfile(kind, rows=len(values), nulls=values.null_count)
-    if kind in ("null", "tensor"):
+    if kind in ("null", "tensor") or not profile.known:
         return profile
+    known = values.is_valid().to_numpy()
     if kind in ("integer", "number"):
-        numbers = values.cast(pa.float64(), safe=False).drop_null().to_numpy()
-        numbers = numbers[~np.isnan(numbers)]
+        numbers = values.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy()
+        known = np.isfinite(numbers)
+        numbers = numbers[known]
         profile.nulls = len(values) - len(numbers)
-        if len(numbers):
-            profile.minimum, profile.maximum = float(numbers.min()), float(numbers.max())
-            profile.mean = float(numbers.mean())
+        if not len(numbers):
+            return profile
+        profile.minimum, profile.maximum = float(numbers.min()), float(numbers.max())
+        with np.errstate(over="ignore"):
+            profile.mean = float((numbers / len(numbers)).sum())
             profile.m2 = float(np.square(numbers - profile.mean).sum())
-            if not math.isfinite(profile.m2):  # infinities are data too, but have no moments
-                profile.mean, profile.m2 = math.nan, math.nan
-            profile.kll.update(numbers)
-    elif kind == "timestamp" and profile.known:
-        low, high = pc.min_max(values.cast(pa.timestamp("us"), safe=False)).as_py().values()
+        profile.fractions = int(np.count_nonzero(numbers != np.floor(numbers)))
+        profile.kll.update(numbers)
+    elif kind == "timestamp":
+        low, high = pc.min_max(values).as_py().values()
         profile.minimum, profile.maximum = low.isoformat(), high.isoformat()
-    for code in np.unique(value_codes(values.drop_null())).view(np.int64).tolist():
+    for code in np.unique(codes[known]).view(np.int64).tolist():
         profile.hll.update(code)
     if kind in ("string", "boolean", "integer"):
-        for item in pc.value_counts(values.drop_null()).to_pylist():
-            profile.top.update(_text(item["values"]), item["counts"])
+        _count(values.drop_null(), profile)
     return profile
+
+
+def _count(values: pa.ChunkedArray, profile: ColumnProfile) -> None:
+    """Offer a block's values to the frequent-items sketch; of very many distinct ones only the most frequent."""
+    counted = pc.value_counts(values)
+    items, counts = counted.field("values"), counted.field("counts").to_numpy()
+    if len(counts) > 4 * EXACT_TOP:
+        chosen = np.argpartition(-counts, EXACT_TOP)[:EXACT_TOP]
+        items, counts = items.take(pa.array(chosen)), counts[chosen]
+    for item, count in zip(items.to_pylist(), counts.tolist(), strict=True):
+        profile.top.update(_text(item), count)
 
 
 def _text(value: Any) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _least(a: Any, b: Any) -> Any:

@@ -32,11 +32,6 @@ def with_derived(config: FeaturesConfig, functions: Functions, kinds: Mapping[st
             raise DataError(
                 f"features.derived.{name}: {derived.function} returned shape {values.shape}, expected ({rows.length},)"
             )
-        columns[name] = values.tolist() if values.dtype == object else _arrow(values)
+        # Numbers stay an array; anything else goes value by value through the rules for records.
+        columns[name] = values if values.dtype.kind in "biuf" else list(values)
     return Rows(columns, rows.length)
-
-
-def _arrow(values: np.ndarray) -> Any:
-    import pyarrow as pa
-
-    return pa.chunked_array([pa.array(values, from_pandas=True)])

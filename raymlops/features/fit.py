@@ -46,6 +46,15 @@ class FitPartial:
     rows: int
     bad_labels: int
 
+    def __post_init__(self) -> None:
+        for name, counter in self.counts.items():
+            if len(counter) > MAX_DISTINCT:
+                shown = "label" if name == TARGET else f"features.categorical.{name}"
+                raise DataError(
+                    f"{shown}: found more than {MAX_DISTINCT:,} distinct values; this is not a category but an "
+                    "identifier or a number: declare it numeric, derive a coarser feature from it, or leave it out"
+                )
+
     @classmethod
     def from_batch(
         cls, config: FeaturesConfig, task: str, target: str, functions: Functions, table: Any, row_ids: np.ndarray
@@ -76,10 +85,6 @@ class FitPartial:
     def merge(self, other: FitPartial) -> FitPartial:
         """Both together. Raises DataError when a categorical column has too many distinct values to be one."""
         counts = {name: self.counts[name] + other.counts[name] for name in self.counts}
-        for name, counter in counts.items():
-            if len(counter) > MAX_DISTINCT:
-                shown = "the label" if name == TARGET else f"features.categorical.{name}"
-                raise DataError(f"{shown}: more than {MAX_DISTINCT:,} distinct values; this is not a category")
         low, high = self.extremes, other.extremes
         return FitPartial(
             row_ids=np.concatenate([self.row_ids, other.row_ids]),
@@ -222,4 +227,6 @@ def _quantile(ordered: np.ndarray, q: float) -> float:
 
 
 def _wider(a: str, b: str) -> str:
+    if "null" in (a, b):
+        return b if a == "null" else a
     return a if a == b else "text"

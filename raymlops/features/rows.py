@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy as np
 from raymlops.errors import DataError
 
 Column = Any
-"""A pyarrow ChunkedArray (from tables and typed frames) or a plain sequence of Python values (from records)."""
+"""A pyarrow array (from tables and typed frames), a NumPy array of numbers (from derived features), or a plain sequence
+of Python values (from records)."""
 
 
 class Rows:
@@ -53,6 +55,8 @@ class Rows:
             import pyarrow as pa
             import pyarrow.types as kinds
 
+            if kinds.is_dictionary(column.type):
+                column = column.cast(column.type.value_type)
             if kinds.is_null(column.type):
                 return np.full(self.length, np.nan)
             if kinds.is_boolean(column.type) or kinds.is_integer(column.type) or kinds.is_floating(column.type):
@@ -62,6 +66,8 @@ class Rows:
             else:
                 example = next((v for v in column.to_pylist() if v is not None), None)
                 raise DataError(f"column {name!r}: found {column.type} (such as {example!r}), expected numbers")
+        elif isinstance(column, np.ndarray):
+            values = column.astype(np.float64)
         else:
             values = np.fromiter((_number(name, i, v) for i, v in enumerate(column)), np.float64, self.length)
         values[~np.isfinite(values)] = np.nan
@@ -71,7 +77,7 @@ class Rows:
         """Object array (n,) of canonical text or None: 3 and 3.0 are "3", True is "true", NaN is missing."""
         column = self._column(name)
         if _is_arrow(column):
-            codes, distinct = _encoded(column)
+            codes, distinct = _encoded(name, column)
             known = np.empty(len(distinct) + 1, dtype=object)
             known[:-1] = [text(value) for value in distinct]
             known[-1] = None
@@ -84,9 +90,12 @@ class Rows:
         """int32 (n,): `lookup` of each value's canonical text, once per distinct value where that is possible."""
         column = self._column(name)
         if _is_arrow(column):
-            codes, distinct = _encoded(column)
+            codes, distinct = _encoded(name, column)
             table = np.array([lookup(text(value)) for value in distinct] + [lookup(None)], dtype=np.int32)
             return np.asarray(table[codes])
+        if isinstance(column, np.ndarray):
+            values, inverse = np.unique(column, return_inverse=True)
+            return np.asarray(np.array([lookup(text(value)) for value in values.tolist()], dtype=np.int32)[inverse])
         return np.fromiter((lookup(text(value)) for value in column), np.int32, self.length)
 
     def times(self, name: str) -> np.ndarray:
@@ -96,10 +105,13 @@ class Rows:
             import pyarrow as pa
             import pyarrow.types as kinds
 
-            if kinds.is_timestamp(column.type) or kinds.is_date(column.type):
-                plain = pa.timestamp("us", tz=getattr(column.type, "tz", None))
-                values = column.cast(plain, safe=False).to_numpy()
-                return np.asarray(values, dtype="datetime64[us]")
+            if kinds.is_dictionary(column.type):
+                column = column.cast(column.type.value_type)
+            if kinds.is_timestamp(column.type):
+                # NumPy rounds nanoseconds down, also before 1970, as is done for a single value; Arrow rounds to zero.
+                return np.asarray(column.cast(pa.timestamp(column.type.unit)).to_numpy(), dtype="datetime64[us]")
+            if kinds.is_date(column.type):
+                return np.asarray(column.cast(pa.timestamp("us")).to_numpy(), dtype="datetime64[us]")
             column = column.to_pylist()
         return np.array([_time(name, i, v) for i, v in enumerate(column)], dtype="datetime64[us]")
 
@@ -109,18 +121,20 @@ class Rows:
         if _is_arrow(column):
             flat = _flat_tensor(column, size)
             if flat is not None:
-                return np.asarray(flat, dtype=np.float32).reshape(self.length, *shape)
+                return _single(flat).reshape(self.length, *shape)
             column = column.to_pylist()
         out = np.empty((self.length, size), dtype=np.float32)
         for i, value in enumerate(column):
+            if _is_missing(value):
+                raise DataError(f"column {name!r}, row {i}: found a missing value, expected {size} numbers")
             try:
-                row = np.asarray(value, dtype=np.float32).reshape(-1)
-            except (TypeError, ValueError):
+                row = _flat(value)
+            except (TypeError, ValueError, OverflowError):
                 raise DataError(f"column {name!r}, row {i}: found {_short(value)}, expected numbers") from None
-            if value is None or row.size != size:
-                found = "a missing value" if value is None else f"{row.size} values"
-                raise DataError(f"column {name!r}, row {i}: found {found}, expected {size} (shape {list(shape)})")
-            out[i] = row
+            if row.size != size:
+                shown = f"expected {size} (shape {list(shape)})"
+                raise DataError(f"column {name!r}, row {i}: found {row.size} values, {shown}")
+            out[i] = _single(row)
         return out.reshape(self.length, *shape)
 
     def natural(self, name: str, kind: str) -> np.ndarray:
@@ -131,10 +145,12 @@ class Rows:
 
 
 def natural_kind(column: Column) -> str:
-    """How a typed column is handed to derived features: number, time or text."""
+    """How a typed column is handed to derived features: number, time or text; `null` when it says nothing."""
     import pyarrow.types as kinds
 
     kind = column.type
+    if kinds.is_null(kind):
+        return "null"
     if kinds.is_timestamp(kind) or kinds.is_date(kind):
         return "time"
     is_text = (
@@ -153,18 +169,27 @@ def text(value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, int | np.integer):
         return str(int(value))
-    if isinstance(value, float | np.floating):
+    if isinstance(value, float | np.floating | Decimal):
         number = float(value)
         if math.isnan(number):
             return None
         return str(int(number)) if number.is_integer() else repr(number)
-    if value != value:  # NaT, pandas.NA-likes that compare unequal to themselves
+    if _is_missing(value):
         return None
-    return None if type(value).__name__ == "NAType" else str(value)
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]").item()
+    return str(value)
+
+
+def _is_missing(value: Any) -> bool:
+    """None and the missing values of NumPy and pandas, without importing pandas for it."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float | np.floating | np.datetime64) and bool(value != value)
 
 
 def _is_arrow(column: Column) -> bool:
-    return hasattr(column, "combine_chunks") or hasattr(column, "type")
+    return hasattr(column, "type") and not isinstance(column, np.ndarray)
 
 
 def _from_pandas(series: Any) -> Column:
@@ -180,7 +205,7 @@ def _from_pandas(series: Any) -> Column:
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
 
 
-def _encoded(column: Column) -> tuple[np.ndarray, list[Any]]:
+def _encoded(name: str, column: Column) -> tuple[np.ndarray, list[Any]]:
     """Index of each value among the distinct ones, the last index for null; and the distinct values."""
     import pyarrow as pa
     import pyarrow.types as kinds
@@ -188,7 +213,10 @@ def _encoded(column: Column) -> tuple[np.ndarray, list[Any]]:
     if kinds.is_null(column.type):
         return np.full(len(column), -1), []
     if not kinds.is_dictionary(column.type):
-        column = column.dictionary_encode()
+        try:
+            column = column.dictionary_encode()
+        except pa.ArrowNotImplementedError:
+            raise DataError(f"column {name!r}: found {column.type}, expected text, numbers or booleans") from None
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.unify_dictionaries().chunks) if array.num_chunks else None
@@ -216,11 +244,28 @@ def _flat_tensor(column: Column, size: int) -> np.ndarray | None:
     if kinds.is_fixed_size_list(array.type) and array.type.list_size != size:
         return None
     values = array.flatten()
-    return None if values.null_count or kinds.is_nested(values.type) else values.to_numpy(zero_copy_only=False)
+    plain = kinds.is_floating(values.type) or kinds.is_integer(values.type) or kinds.is_boolean(values.type)
+    return values.to_numpy(zero_copy_only=False) if plain and not values.null_count else None
+
+
+def _flat(value: Any) -> np.ndarray:
+    """All numbers of a nested sequence, float64 (size,). Raises TypeError or ValueError when there is anything else."""
+    array = np.asarray(value)
+    if array.dtype == object and array.ndim:  # arrays of arrays: how data frames hold nested lists
+        return np.concatenate([_flat(part) for part in array])
+    if array.dtype.kind not in "biuf":
+        raise TypeError
+    return array.reshape(-1).astype(np.float64)
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """float32, always by way of float64: large integers rounded once and rounded twice can differ."""
+    with np.errstate(over="ignore"):  # the transform refuses infinities by name
+        return values.astype(np.float64, copy=False).astype(np.float32)
 
 
 def _number(name: str, row: int, value: Any) -> float:
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+    if _is_missing(value):
         return math.nan
     if isinstance(value, str | bytes):
         raise DataError(f"column {name!r}, row {row}: found {_short(value)}, expected a number")
@@ -233,7 +278,7 @@ def _number(name: str, row: int, value: Any) -> float:
 
 
 def _time(name: str, row: int, value: Any) -> Any:
-    if value is None or value != value:
+    if _is_missing(value):
         return np.datetime64("NaT", "us")
     if isinstance(value, np.datetime64):
         return value.astype("datetime64[us]")
@@ -244,7 +289,7 @@ def _time(name: str, row: int, value: Any) -> Any:
             raise DataError(f"column {name!r}, row {row}: found {_short(value)}, expected a time (ISO 8601)") from None
     if isinstance(value, datetime):
         plain = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo is not None else value
-        return np.datetime64(plain.isoformat(), "us")
+        return np.datetime64(plain.isoformat()[:26], "us")  # to microseconds; a pandas Timestamp has three digits more
     if isinstance(value, date):
         return np.datetime64(value.isoformat(), "us")
     raise DataError(f"column {name!r}, row {row}: found {_short(value)}, expected a time (ISO 8601)")

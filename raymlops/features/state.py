@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,14 @@ class NumericState:
     fill: float
     center: float
     scale: float
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> NumericState:
+        """From JSON. Raises ValueError for numbers that a transform cannot use."""
+        state = cls(**{name: float(value) for name, value in content.items()})
+        if not all(map(math.isfinite, (state.fill, state.center, state.scale))) or not state.scale > 0:
+            raise ValueError(f"expected finite numbers and a positive scale, found {content}")
+        return state
 
 
 @dataclass(frozen=True)
@@ -82,13 +91,26 @@ class FeatureState:
             if content["version"] != VERSION:
                 raise IntegrityError(f"features.json: version {content['version']!r} found, {VERSION} expected")
             return cls(
-                numeric={n: NumericState(**s) for n, s in content["numeric"].items()},
-                categories={n: tuple(values) for n, values in content["categories"].items()},
-                years={n: NumericState(**s) for n, s in content["years"].items()},
-                inputs=content["inputs"],
-                target=content["target"],
-                rows=content["rows"],
-                sampled=content["sampled"],
+                numeric={n: NumericState.of(s) for n, s in content["numeric"].items()},
+                categories={n: _texts(values) for n, values in content["categories"].items()},
+                years={n: NumericState.of(s) for n, s in content["years"].items()},
+                inputs=dict(content["inputs"]),
+                target=_target(content["target"]),
+                rows=int(content["rows"]),
+                sampled=int(content["sampled"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"features.json: not a feature state ({type(error).__name__}: {error})") from error
+
+
+def _texts(values: list[Any]) -> tuple[str, ...]:
+    if not all(isinstance(value, str) for value in values) or len(set(values)) != len(values):
+        raise ValueError(f"expected distinct texts, found {values[:5]}")
+    return tuple(values)
+
+
+def _target(content: dict[str, Any]) -> dict[str, Any]:
+    if "classes" in content:
+        return {"classes": list(_texts(content["classes"]))}
+    scaling = NumericState.of({"fill": 0.0, "center": content["mean"], "scale": content["scale"]})
+    return {"mean": scaling.center, "scale": scaling.scale}

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from raymlops.config.features import FeaturesConfig
-from raymlops.errors import DataError
+from raymlops.errors import DataError, IntegrityError
 from raymlops.features.dates import PERIODS, cyclic, year
 from raymlops.features.derive import Functions, with_derived
 from raymlops.features.rows import Rows, text
 from raymlops.features.state import FIRST_CATEGORY, MISSING, UNKNOWN, ArraySpec, FeatureState
+
+LARGEST = float(np.finfo(np.float32).max)
+"""Limit of features that are not clipped, so that no input can make an infinite one."""
 
 
 class Transform:
@@ -25,6 +28,7 @@ class Transform:
 
     def __init__(self, config: FeaturesConfig, state: FeatureState, task: str, functions: Functions) -> None:
         self.config, self.state, self.task, self.functions = config, state, task, functions
+        _check_complete(config, state, task)
         self._lookup = {
             name: {value: index for index, value in enumerate(state.categories[name], FIRST_CATEGORY)}
             for name in config.categorical
@@ -84,10 +88,10 @@ class Transform:
             values = raw.numbers(name)
             missing = np.isnan(values)
             values[missing] = fitted.fill
-            scaled = (shaped(values, feature.transform) - fitted.center) / fitted.scale
-            if feature.clip is not None:
-                scaled = np.clip(scaled, -feature.clip, feature.clip)
-            out[:, j] = scaled
+            limit = feature.clip if feature.clip is not None else LARGEST
+            with np.errstate(over="ignore"):  # becomes the limit
+                scaled = (shaped(values, feature.transform) - fitted.center) / fitted.scale
+            out[:, j] = np.clip(scaled, -limit, limit)
             j += 1
             if feature.missing_indicator:
                 out[:, j] = missing
@@ -139,9 +143,8 @@ class Transform:
 
     def unscale(self, outputs: np.ndarray) -> np.ndarray:
         """Standardised regression outputs in the label's own units, float64."""
-        scaled = np.asarray(outputs, dtype=np.float64) * self.state.target["scale"]
-        shifted: np.ndarray = scaled + self.state.target["mean"]
-        return shifted
+        plain = np.asarray(outputs, dtype=np.float64)
+        return np.asarray(plain * self.state.target["scale"] + self.state.target["mean"])
 
 
 def shaped(values: np.ndarray, transform: str) -> np.ndarray:
@@ -151,7 +154,22 @@ def shaped(values: np.ndarray, transform: str) -> np.ndarray:
     # math.log1p value by value: NumPy's vector code may round differently at the ends of an array, which would make a
     # single row differ from the same row in a batch.
     logs = np.fromiter(map(math.log1p, np.abs(values).tolist()), np.float64, len(values))
-    return np.copysign(logs, values)
+    return np.asarray(np.copysign(logs, values))
+
+
+def _check_complete(config: FeaturesConfig, state: FeatureState, task: str) -> None:
+    years = [name for name, dates in config.dates.items() if "year" in dates.parts]
+    inputs = [column for derived in config.derived.values() for column in derived.inputs]
+    for kind, names, fitted in (
+        ("numeric", config.numeric, state.numeric),
+        ("categorical", config.categorical, state.categories),
+        ("dates", years, state.years),
+        ("derived inputs", inputs, state.inputs),
+        ("target", ["mean", "scale"] if task == "regression" else ["classes"], state.target),
+    ):
+        lacking = [name for name in names if name not in fitted]
+        if lacking:
+            raise IntegrityError(f"features.json: nothing fitted for {kind} {', '.join(lacking)}")
 
 
 def _labels(values: Any) -> Any:

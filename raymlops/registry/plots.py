@@ -30,7 +30,7 @@ def learning_curves(trials: Sequence[Mapping[str, Any]], metric: str, best: int 
 
     figure, axes = _figure(6.4, 3.6)
     for rank, trial in reversed(list(enumerate(trials))):
-        points = [(p["epoch"], p["metric"]) for p in trial["curves"] if np.isfinite(p.get("metric", np.nan))]
+        points = [(p["epoch"], p["metric"]) for p in trial["curves"] if _known(p.get("metric"))]
         if not points:
             continue
         x, y = zip(*points, strict=True)
@@ -208,6 +208,10 @@ def confusion(y: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> s
         axes.set_yticks(range(size), ticks, fontsize=8)
     axes.set(xlabel="predicted", ylabel="actual")
     return _svg(figure)
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and bool(np.isfinite(value))
 
 
 def literal(text: str) -> str:

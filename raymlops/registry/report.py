@@ -49,10 +49,10 @@ class ReportData:
     classes: Sequence[str] = ()
     checks: Sequence[Mapping[str, Any]] = ()
     """name, passed, detail."""
-    baseline: Mapping[str, float] = field(default_factory=dict)
+    baseline: Mapping[str, float | None] = field(default_factory=dict)
     """The same metrics of a predictor that ignores the features."""
     comparison: Mapping[str, Any] | None = None
-    """metric, candidate, champion, champion_version, difference, interval, confidence, resamples."""
+    """metric, candidate, champion, champion_version, difference, interval, confidence, resamples; or an error."""
     slices: Sequence[Mapping[str, Any]] = ()
     """column, value, rows, metrics."""
     behaviours: Sequence[Mapping[str, Any]] = ()
@@ -109,11 +109,11 @@ def number(value: Any) -> str:
 
 def _quality_plots(data: ReportData) -> list[tuple[str, str]]:
     y, scores = np.asarray(data.y), np.asarray(data.scores)
+    usable = np.isfinite(scores) if scores.ndim == 1 else np.isfinite(scores).all(axis=1)
+    y, scores = y[usable], scores[usable]
     if not len(y):
         return []
     if data.task == "regression":
-        finite = np.isfinite(y) & np.isfinite(scores)
-        y, scores = y[finite], scores[finite]
         return [
             ("Predicted against actual", plots.predicted_against_actual(y, scores, data.target)),
             ("Errors", plots.residuals(y, scores, data.target)),

@@ -111,8 +111,8 @@ def evaluate(
 
     `frame` holds the raw holdout rows, `y` (n,) their labels and `train_target` (m,) the training labels: in the
     label's units, or class indices. `champion` scores the same rows with the current champion and may raise: then the
-    comparison carries the error. Raises DataError without holdout rows and for scores of a wrong shape, ConfigError when
-    the user's metric raises on the whole holdout.
+    comparison carries the error. Raises DataError without holdout rows and for scores of a wrong shape, ConfigError
+    when the user's metric raises on the whole holdout.
     """
     if not len(frame):
         raise DataError("holdout: there are no rows to evaluate on; check data.split")

@@ -17,7 +17,7 @@ from raymlops.config.training import SearchConfig
 from raymlops.config.tree import Config
 from raymlops.errors import RaymlopsError
 from raymlops.training.resources import DRIVER_CPUS, concurrent_trials
-from raymlops.training.space import decode, most_epochs, trial_count, tune_space
+from raymlops.training.space import decode, most_epochs, tune_space
 from raymlops.training.trial import FAILURE, Handles, TrialContext, run_trial
 
 if TYPE_CHECKING:
@@ -167,7 +167,12 @@ class _Recorder(tune.Callback):  # type: ignore[misc]
         self.context, self.mode, self.on_update = context, mode, on_update
         self.records: dict[str, TrialRecord] = {}
         self.started: dict[str, float] = {}
-        self.expected = trial_count(context.config)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores its callbacks for a restore that is never done; ours holds what cannot be stored
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Recorder:
+        return self  # Tune copies its run configuration; the events must reach the original
 
     def name(self, trial: Any) -> str:
         return self._record(trial).name

@@ -154,6 +154,18 @@ def test_verdict_reasons_and_numbers_are_on_the_page() -> None:
     for expected in ("refused", "mae 4.2 is below 5", "champion (version 3)", "−0.3", "−0.4 … −0.2", "95% interval"):
         assert expected in text
     assert "trivial predictor 9.5" in text and "train 1,000" in text
+    broken = {**comparison, "error": "the champion cannot read the rows", "interval": (None, None), "difference": None}
+    assert "Not comparable" in render_report(data(comparison=broken, baseline={"mae": None}))
+
+
+@pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
+def test_unusable_scores_and_gaps_in_curves_do_not_break_the_page(task: str) -> None:
+    one = data(task)
+    scores = one.scores.copy()
+    scores[:3] = math.nan
+    gaps = [{**t, "curves": [{"epoch": 0, "metric": None}, {"epoch": 1}, *t["curves"]]} for t in one.trials]
+    assert render_report(replace(one, scores=scores, trials=gaps)).count("<svg") == 4
+    assert render_report(replace(one, scores=np.full_like(scores, math.nan))).count("<svg") == 2
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
