@@ -42,8 +42,9 @@ def main() -> None:
 def _fail(error: RaymlopsError) -> None:
     if "--json" in sys.argv:
         print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-    for line in str(error).splitlines():
-        print(f"error: {line}" if line == str(error).splitlines()[0] else f"       {line}", file=sys.stderr)
+    lines = [*(str(error).splitlines() or [type(error).__name__]), *getattr(error, "__notes__", [])]
+    for number, line in enumerate(lines):
+        print(f"{'       ' if number else 'error: '}{line}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 

@@ -40,6 +40,17 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def job_address() -> str:
+    """Address of the cluster that this process was submitted to. Raises RaymlopsError outside of a Ray job."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        return address
+    raise RaymlopsError(
+        "RAY_ADDRESS is not set, so this is not a Ray job; submit it with "
+        "`ray job submit --working-dir . -- python jobs/train.py ...`, or run `raymlops run` on this machine"
+    )
+
+
 @contextmanager
 def connected(config: RayConfig) -> Iterator[Cluster]:
     """A connection to Ray for the duration of a job: an existing one, `ray.address`, `RAY_ADDRESS`, or a local start.

@@ -7,13 +7,15 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from raymlops.config.tree import Config
 from raymlops.errors import ConfigError
+
+N = TypeVar("N", bound=BaseModel)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -27,12 +29,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: cannot read the configuration file ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); expected a YAML file") from None
-    try:
-        raw = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader subclass: builds plain values only
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected a mapping at the top level, found {type(raw).__name__}")
+    raw = _parse_yaml(text, str(path))
     for override in overrides:
         _apply_override(raw, override)
     return parse_config(raw)
@@ -44,6 +41,26 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         return Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError([_describe(e, Config) for e in error.errors(include_url=False)]) from None
+
+
+def parse_node(model: type[N], text: str, where: str) -> N:
+    """Read another YAML file of ours, with messages as good as the configuration's. Raises ConfigError."""
+    raw = _parse_yaml(text, where)
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        problems = [f"{where}: {_describe(e, model)}" for e in error.errors(include_url=False)]
+        raise ConfigError(problems) from None
+
+
+def _parse_yaml(text: str, where: str) -> dict[str, Any]:
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader subclass: builds plain values only
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}: expected a mapping at the top level, found {type(raw).__name__}")
+    return raw
 
 
 def resolve_local(path: str, base: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,27 +11,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymlops.config.data import TimeSplit
 from raymlops.config.tree import Config
-from raymlops.data.contract import EXAMPLES, Contract, row_checks
-from raymlops.data.hashing import ContentHash, key_hashes, row_ids
-from raymlops.data.profile import Profile, kind_of
-from raymlops.data.sources import PATH
+from raymlops.data.checks import EXAMPLES, compatible, row_checks
+from raymlops.data.contract import Contract, always_present
+from raymlops.data.files import PATH
+from raymlops.data.hashing import ContentHash, key_hashes, row_ids, table_codes
+from raymlops.data.kinds import kind_of, normalise
+from raymlops.data.profile import Profile
 from raymlops.data.split import EXCLUDED, PARTS, TRAIN, assign
 from raymlops.errors import DataError
 from raymlops.features.derive import Functions
 from raymlops.features.fit import FitPartial
-from raymlops.features.rows import Rows
 from raymlops.store import Store
 
 ROW_ID = "__row_id"
+ROWS_PER_GROUP = 16_384
+"""Rows per row group of a staged piece; a shard reads only the groups whose ids it needs."""
 
 
 @dataclass
 class BlockResult:
     """What one block contributes; small enough to travel to the driver."""
 
-    kinds: dict[str, tuple[str, str, Any]]
-    """Column to (kind, file or "", example value)."""
+    path: str = ""
+    """File of the block's rows, where the source has files."""
+    kinds: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    """Column to (kind, an example value of text columns)."""
+    error: str | None = None
+    """Why the block could not be used. The driver first looks whether blocks contradict each other, which says more."""
+    rows: int = 0
     content: ContentHash = field(default_factory=ContentHash)
     profile: Profile | None = None
     fit: FitPartial | None = None
@@ -40,10 +48,12 @@ class BlockResult:
     """Part to (staged file, rows)."""
     excluded: int = 0
     quarantined: int = 0
-    violations: dict[tuple[str, str], tuple[int, list[Any]]] = field(default_factory=dict)
+    quarantine_file: str | None = None
+    violations: dict[tuple[str, str], tuple[int, list[dict[str, Any]]]] = field(default_factory=dict)
+    """(column, check) to (offending rows, examples)."""
     times: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Part to its first and last time; `all` includes rows outside the split's window."""
     keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-    missing_labels: int = 0
 
     def pack(self) -> bytes:
         """Bytes for the way to the driver. Never stored, so Ray's own serialisation is good enough."""
@@ -80,62 +90,109 @@ class BlockPass:
         return pa.table({"result": pa.array([self.run(block).pack()], pa.large_binary())})
 
     def run(self, block: pa.Table) -> BlockResult:
+        """All of the work on one block. Problems with its data are in `error`; StoreError is raised."""
         path, table = _without_path(block)
-        result = BlockResult(kinds=_kinds(table, path))
-        table = normalise(table, self.config, path)
-        if table.num_rows == 0:
+        if self.config.data.columns is not None:
+            table = table.select([name for name in self.config.data.columns if name in table.column_names])
+        result = BlockResult(path, kinds=_kinds(table, self._times()), rows=table.num_rows)
+        if table.num_rows == 0 or not self._fits_schema(result.kinds):
             return result
-        if self.contract is not None and any(
-            kind_of(table.schema.field(n).type) not in (c.kind, "null", "integer")
-            for n, c in self.contract.columns.items()
-            if n in table.column_names
-        ):
-            return result  # the driver will refuse the schema; checks and fits would only fail in odd ways
+        try:
+            self._process(table, result)
+        except DataError as error:
+            result.error = f"{error} (in {path})" if path else str(error)
+        return result
+
+    def _times(self) -> set[str]:
+        """Columns that are read as times however they are stored."""
         split = self.config.data.split
-        codes = assign(split, table)
-        result.excluded = int((codes == EXCLUDED).sum())
-        keep = codes != EXCLUDED
-        if result.excluded:
-            table, codes = table.filter(pa.array(keep)), codes[keep]
-        table, codes = self._check(table, codes, result)
+        named = {*self.config.features.dates, self.config.time_column}
+        return {name for name in named if name} | ({split.column} if isinstance(split, TimeSplit) else set())
+
+    def _fits_schema(self, kinds: dict[str, tuple[str, Any]]) -> bool:
+        """False when the driver is going to refuse the columns; going on would only fail in odd ways."""
+        if any(name not in kinds for name in self.config.used_columns()):
+            return False
+        rules = self.contract.columns if self.contract is not None else {}
+        return all(compatible(rule.kind, kinds[name][0]) for name, rule in rules.items() if name in kinds)
+
+    def _process(self, table: pa.Table, result: BlockResult) -> None:
+        config = self.config
+        self._check_uses(result.kinds)
+        shapes = {name: tensor.shape for name, tensor in config.features.tensor.items()}
+        table = normalise(table, self._times(), shapes)
+        if config.time_column is not None:
+            result.times |= _span("all", table, config.time_column)
+        table = self._set_aside(table, result, self._timeless(table))
+        codes = assign(config.data.split, table)
+        inside = codes != EXCLUDED
+        result.excluded = int((~inside).sum())
+        table, codes = table.filter(pa.array(inside)), codes[inside]
+        bad = row_checks(self.contract, table, always_present(config))
+        keep = ~np.logical_or.reduce(list(bad.values())) if bad else np.ones(table.num_rows, dtype=bool)
+        table, codes = self._set_aside(table, result, bad), codes[keep]
         if table.num_rows == 0:
-            return result
-        label = table.column(self.config.data.target)
-        result.missing_labels = label.null_count
-        result.profile = Profile.of(table)
-        first, second = row_ids(table)
+            return
+        hashed = table_codes(table)
+        first, second = row_ids(hashed)
         result.content = ContentHash.of(first, second)
-        keys = self.contract.keys if self.contract is not None else self.config.data.contract.keys
-        if keys:
-            result.keys = key_hashes(table, keys)
+        result.profile = Profile.of(table, hashed)
+        keys = self.contract.keys if self.contract is not None else config.data.contract.keys
+        if keys and all(key in hashed for key in keys):
+            result.keys = key_hashes(hashed, keys)
         training = codes == TRAIN
         if training.any():
             chosen = table.filter(pa.array(training))
-            config = self.config
+            target = config.data.target
             result.fit = FitPartial.from_batch(
-                config.features, config.task, config.data.target, self.functions, chosen, first[training]
+                config.features, config.task, target, self.functions, chosen, first[training]
             )
         self._write_pieces(table, codes, first, result)
-        return result
 
-    def _check(self, table: pa.Table, codes: np.ndarray, result: BlockResult) -> tuple[pa.Table, np.ndarray]:
-        if self.contract is None:
-            return table, codes
-        masks = row_checks(self.contract, table)
-        bad = np.zeros(table.num_rows, dtype=bool)
+    def _check_uses(self, kinds: dict[str, tuple[str, Any]]) -> None:
+        numbers = {name: f"features.numeric.{name}" for name in self.config.features.numeric}
+        if self.config.task == "regression":
+            numbers[self.config.data.target] = "data.target"
+        for name, where in numbers.items():
+            kind, example = kinds.get(name, ("null", None))
+            if kind in ("string", "timestamp", "tensor"):
+                shown = f" (such as {example!r})" if example is not None else ""
+                raise DataError(f"{where}: column {name!r} is {kind}{shown}, expected numbers")
+
+    def _timeless(self, table: pa.Table) -> dict[tuple[str, str], np.ndarray]:
+        """Rows without the time that they would be dealt by: found before the split, which cannot place them."""
+        split = self.config.data.split
+        if not isinstance(split, TimeSplit) or not table.column(split.column).null_count:
+            return {}
+        return {(split.column, "missing"): table.column(split.column).is_null().to_numpy()}
+
+    def _set_aside(self, table: pa.Table, result: BlockResult, masks: dict[tuple[str, str], np.ndarray]) -> pa.Table:
+        """The table without offending rows, which are counted and, if so configured, kept in the quarantine."""
+        if not masks:
+            return table
         for (column, check), mask in masks.items():
+            known, shown = result.violations.get((column, check), (0, []))
             examples = table.filter(pa.array(mask)).slice(0, EXAMPLES).select(self._shown(column)).to_pylist()
-            result.violations[column, check] = (int(mask.sum()), [_plain(e) for e in examples])
-            bad |= mask
-        if not bad.any() or self.config.data.contract.action == "stop":
-            return table, codes
-        names = np.array([f"{column}: {check}" for column, check in masks], dtype=object)
+            if result.path:
+                examples = [{**example, "file": result.path} for example in examples]
+            result.violations[column, check] = (known + int(mask.sum()), (shown + examples)[:EXAMPLES])
         stacked = np.stack(list(masks.values()))
-        why = pa.array(["; ".join(names[stacked[:, i]]) for i in np.flatnonzero(bad)])
-        aside = table.filter(pa.array(bad)).append_column("_violation", why)
-        self.store.write(f"{self.quarantine}/part-{uuid.uuid4().hex[:12]}.parquet", parquet_bytes(aside))
-        result.quarantined = int(bad.sum())
-        return table.filter(pa.array(~bad)), codes[~bad]
+        bad = stacked.any(axis=0)
+        if self.config.data.contract.action == "quarantine":
+            names = np.array([f"{column}: {check}" for column, check in masks], dtype=object)
+            why = pa.array(["; ".join(names[stacked[:, i]]) for i in np.flatnonzero(bad)])
+            aside = table.filter(pa.array(bad)).append_column("_violation", why)
+            self._keep(aside, result)
+        return table.filter(pa.array(~bad))
+
+    def _keep(self, aside: pa.Table, result: BlockResult) -> None:
+        if result.quarantine_file is not None:  # rows without a time came first
+            earlier = pq.read_table(io.BytesIO(self.store.read(result.quarantine_file)))
+            aside = pa.concat_tables([earlier, aside.cast(earlier.schema)])
+        else:
+            result.quarantine_file = f"{self.quarantine}/part-{uuid.uuid4().hex[:12]}.parquet"
+        self.store.write(result.quarantine_file, parquet_bytes(aside))
+        result.quarantined = aside.num_rows
 
     def _shown(self, column: str) -> list[str]:
         """Columns that help to find an offending row: its keys, its time, the column itself."""
@@ -149,65 +206,18 @@ class BlockPass:
             if not chosen.size:
                 continue
             order = chosen[np.argsort(ids[chosen], kind="stable")]
-            piece = table.take(pa.array(order)).append_column(ROW_ID, pa.array(ids[order]))
+            piece = table.take(pa.array(order)).add_column(0, ROW_ID, pa.array(ids[order]))
             name = f"{self.staging}/{part}-{uuid.uuid4().hex[:12]}.parquet"
-            self.store.write(name, parquet_bytes(piece))
+            self.store.write(name, parquet_bytes(piece, ROWS_PER_GROUP))
             result.pieces[part] = (name, len(order))
             if time is not None:
-                stamps = Rows.of(piece.select([time])).times(time)
-                known = stamps[~np.isnat(stamps)]
-                if known.size:
-                    result.times[part] = (str(known.min()), str(known.max()))
+                result.times |= _span(part, piece, time)
 
 
-def normalise(table: pa.Table, config: Config, path: str) -> pa.Table:
-    """Columns in canonical order and types: float64, int64, bool, string, timestamp[us], fixed-size lists.
-
-    Raises DataError when a column that the configuration names is missing or cannot be what its use needs.
-    """
-    if config.data.columns is not None:
-        table = table.select([name for name in config.data.columns if name in table.column_names])
-    where = f" in {path}" if path else ""
-    missing = [name for name in config.used_columns() if name not in table.column_names]
-    if missing:
-        what = "the label column" if missing[0] == config.data.target else "a column that the configuration uses"
-        raise DataError(f"data: {missing[0]!r}, {what}, is missing{where}; there are {', '.join(table.column_names)}")
-    times = {*config.features.dates, config.time_column}
-    columns = {
-        name: _canonical(table.column(name), name, name in times, config, where) for name in sorted(table.column_names)
-    }
-    return pa.table(columns)
-
-
-def _canonical(column: pa.ChunkedArray, name: str, is_time: bool, config: Config, where: str) -> pa.ChunkedArray:
-    kind = kind_of(column.type)
-    if is_time and kind != "null":
-        try:
-            return pa.chunked_array([pa.array(Rows({name: column}, len(column)).times(name), pa.timestamp("us"))])
-        except DataError as error:
-            raise DataError(f"{error}{where}") from None
-    if name in config.features.numeric and kind in ("string", "timestamp", "tensor"):
-        example = next((v for v in column.to_pylist() if v is not None), None)
-        raise DataError(f"features.numeric.{name}: found {column.type}{where} (such as {example!r}), expected numbers")
-    if kind == "tensor":
-        shape = config.features.tensor[name].shape if name in config.features.tensor else None
-        return _flat_lists(column, name, shape)
-    if kind == "number":
-        return column.cast(pa.float64(), safe=False)
-    if kind == "integer":
-        return column.cast(pa.int64(), safe=False)
-    if kind == "timestamp":
-        return column.cast(pa.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False).cast(pa.timestamp("us"))
-    return column if kind in ("boolean", "null") else column.cast(pa.string())
-
-
-def _flat_lists(column: pa.ChunkedArray, name: str, shape: list[int] | None) -> pa.ChunkedArray:
-    if shape is None:
-        first: Any = next((v for v in column.to_pylist() if v is not None), [])
-        shape = [int(np.asarray(first).size)]
-    values = Rows({name: column.to_numpy().tolist()}, len(column)).tensors(name, shape)
-    size = int(np.prod(shape))
-    return pa.chunked_array([pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), size)])
+def parquet_bytes(table: pa.Table, rows_per_group: int | None = None) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table.combine_chunks(), out, compression="zstd", row_group_size=rows_per_group)
+    return out.getvalue()
 
 
 def _without_path(block: pa.Table) -> tuple[str, pa.Table]:
@@ -217,23 +227,24 @@ def _without_path(block: pa.Table) -> tuple[str, pa.Table]:
     return path, block.drop_columns([PATH])
 
 
-def _kinds(table: pa.Table, path: str) -> dict[str, tuple[str, str, Any]]:
-    found = {}
+def _kinds(table: pa.Table, times: set[str]) -> dict[str, tuple[str, Any]]:
+    found: dict[str, tuple[str, Any]] = {}
     for name in table.column_names:
         column = table.column(name)
-        kind = "null" if len(column) == column.null_count else kind_of(column.type)
-        example = next((v.as_py() for v in column.slice(0, 1000) if v.is_valid), None) if kind == "string" else None
-        found[name] = (kind, path, example)
+        if len(column) == column.null_count:
+            found[name] = ("null", None)
+        elif name in times:
+            found[name] = ("timestamp", None)
+        else:
+            kind = kind_of(column.type)
+            known = (value.as_py() for value in column.slice(0, 1000) if value.is_valid)
+            found[name] = (kind, next(known, None) if kind == "string" else None)
     return found
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(table, out, compression="zstd")
-    return out.getvalue()
-
-
-def _plain(row: dict[str, Any]) -> str:
-    return json.dumps(
-        {k: v if isinstance(v, int | float | str | None) else str(v) for k, v in row.items()}, ensure_ascii=False
-    )
+def _span(part: str, table: pa.Table, time: str) -> dict[str, tuple[str, str]]:
+    column = table.column(time).drop_null()
+    if not len(column):
+        return {}
+    stamps = column.to_numpy()
+    return {part: (str(stamps.min()), str(stamps.max()))}

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+import json
+import math
+from datetime import timedelta
 from typing import Any, Literal
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, model_validator
 
 from raymlops.config.base import Node
+from raymlops.config.loading import parse_node
 from raymlops.config.tree import Config
-from raymlops.data.profile import ColumnProfile, Profile, widest
-from raymlops.errors import ConfigError, Refused
+from raymlops.data.profile import ColumnProfile, Profile
 
 MAX_CATEGORIES = 100
-EXAMPLES = 3
 
 HEADER = """\
-# What this model's data must look like. Inferred from the first snapshot; edit it, it will not be overwritten.
-# kind: integer, number, boolean, string, timestamp or tensor.  nullable: false refuses any missing value.
-# max_null_fraction: largest share of missing values.  min, max: allowed range.
-# categories: values seen. They are only information until closed: true makes any other value a violation.
-# keys: columns that together identify a row.  min_rows: fewer rows are refused.
-# max_age: largest age of the newest row, in seconds or as ISO 8601 (P2D is two days).
+# What this model's data must look like, inferred from its first snapshot. Edit it: it is never overwritten.
+# For each column (columns that are not listed are not checked):
+#   kind               integer, number, boolean, string, timestamp or tensor
+#   required           false: the column may be absent (default true)
+#   nullable           false: not a single value may be missing (default true)
+#   max_null_fraction  largest share of missing values; NaN and infinity count as missing
+#   min, max           allowed range, both ends included
+#   categories         values seen in the first snapshot; other values are only reported, until closed: true
+# keys: columns that together identify a row. min_rows, max_rows: allowed number of rows.
+# max_age: largest age of the newest row in time_column, in seconds or as ISO 8601 (P2D is two days).
 """
 
 
 class ColumnContract(Node):
     kind: Literal["integer", "number", "boolean", "string", "timestamp", "tensor"]
+    required: bool = True
     nullable: bool = True
     max_null_fraction: float | None = Field(default=None, ge=0, le=1)
     min: float | None = None
@@ -39,180 +41,113 @@ class ColumnContract(Node):
     categories: list[str] | None = None
     closed: bool = False
 
+    @model_validator(mode="after")
+    def _consistent(self) -> ColumnContract:
+        if (self.min is not None or self.max is not None) and self.kind not in ("integer", "number"):
+            raise ValueError(f"min and max are for kinds integer and number, found kind {self.kind}")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"found min {self.min:g} > max {self.max:g}")
+        if self.categories is not None and self.kind != "string":
+            raise ValueError(f"categories are for kind string, found kind {self.kind}")
+        if self.closed and not self.categories:
+            raise ValueError("closed: true needs the categories that are allowed")
+        return self
+
 
 class Contract(Node):
     version: Literal[1] = 1
     columns: dict[str, ColumnContract]
     keys: list[str] = []
     min_rows: int = Field(default=1, ge=1)
+    max_rows: int | None = Field(default=None, ge=1)
     time_column: str | None = None
     max_age: timedelta | None = None
 
     def to_yaml(self) -> str:
-        plain = self.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
-        for column in plain["columns"].values():
-            if "categories" not in column:
-                column.pop("closed")
-        return HEADER + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+        """Text that `from_yaml` reads back, one column per line, defaults left out."""
+        plain = self.model_dump(mode="json", exclude_defaults=True)
+        columns = plain.pop("columns")
+        lines = [HEADER + yaml.safe_dump({"version": self.version, **plain}, sort_keys=False, allow_unicode=True)]
+        lines.append("columns:\n")
+        for name, rule in columns.items():
+            shown = {key: _short(value) for key, value in rule.items()}
+            text = yaml.safe_dump(
+                {name: shown}, sort_keys=False, allow_unicode=True, width=110, default_flow_style=True
+            )
+            lines.append("  " + text.strip().removeprefix("{").removesuffix("}").replace("\n", "\n  ") + "\n")
+        return "".join(lines)
 
     @classmethod
     def from_yaml(cls, text: str, where: str) -> Contract:
-        """Raises ConfigError naming the file, the key path and what is wrong."""
-        try:
-            return cls.model_validate(yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
-        except ValidationError as error:
-            problems = [
-                f"{where}: {'.'.join(map(str, e['loc']))}: found {e['input']!r}; {e['msg'][0].lower()}{e['msg'][1:]}"
-                for e in error.errors(include_url=False)
-            ]
-            raise ConfigError(problems) from None
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One broken promise."""
-
-    column: str
-    check: str
-    threshold: str
-    observed: str
-    examples: tuple[Any, ...] = ()
-
-    def __str__(self) -> str:
-        shown = f"; for example {', '.join(map(str, self.examples))}" if self.examples else ""
-        return f"{self.column}: {self.check}: allowed {self.threshold}, observed {self.observed}{shown}"
-
-
-class ContractViolated(Refused):
-    """The data breaks its contract; nothing was stored or trained."""
-
-    def __init__(self, violations: list[Violation], where: str) -> None:
-        self.violations = violations
-        lines = "\n".join(f"  {violation}" for violation in violations)
-        super().__init__(f"the data breaks the contract {where}:\n{lines}")
+        """Raises ConfigError naming the file, the key path, the value found and what is allowed."""
+        return parse_node(cls, text, where)
 
 
 def infer(profile: Profile, config: Config) -> Contract:
-    """A contract that the profiled data keeps, with slack for what later data may reasonably do."""
-    slack = config.data.contract.range_slack
-    columns = {name: _infer_column(c, slack, name == config.data.target) for name, c in profile.columns.items()}
+    """A contract that the profiled data keeps, with slack for what later data may reasonably do.
+
+    The label and the keys may never be missing; other columns may lose twice the share they lose now, plus 1 %. Ranges
+    are for columns that the model takes as numbers and for the label; the rest (identifiers, years) grow by nature.
+    Columns without a single value are left out: nothing is known about them.
+    """
+    features, data = config.features, config.data
+    never_missing = {*always_present(config), *data.contract.keys}
+    as_numbers = {data.target, *features.numeric, *(c for d in features.derived.values() for c in d.inputs)}
+    columns = {}
+    for name, column in profile.columns.items():
+        if column.kind == "null":
+            continue
+        rule: dict[str, Any] = {"kind": column.kind}
+        if name in never_missing and not column.nulls:
+            rule["nullable"] = False
+        else:
+            rule["max_null_fraction"] = round(min(1.0, 2 * column.nulls / column.rows + 0.01), 4)
+        if name in as_numbers:
+            rule |= _range(column, data.contract.range_slack)
+        if column.kind == "string" and 0 < column.distinct <= MAX_CATEGORIES:
+            rule["categories"] = sorted(value for value, _ in column.counted_values())
+        columns[name] = ColumnContract.model_validate(rule)
     return Contract(
         columns=columns,
-        keys=config.data.contract.keys,
-        min_rows=max(1, profile.rows // 10),
+        keys=data.contract.keys,
+        min_rows=max(1, profile.rows // 2),
+        max_rows=profile.rows * 10,
         time_column=config.time_column,
-        max_age=config.data.contract.max_age,
+        max_age=data.contract.max_age,
     )
 
 
-def _infer_column(column: ColumnProfile, slack: float, is_label: bool) -> ColumnContract:
-    kind = "string" if column.kind == "null" else column.kind
-    found: dict[str, Any] = {"kind": kind, "nullable": column.nulls > 0 and not is_label}
-    if column.nulls and not is_label:
-        found["max_null_fraction"] = round(min(1.0, 2 * column.nulls / column.rows + 0.01), 4)
-    if kind in ("integer", "number") and isinstance(column.minimum, float) and isinstance(column.maximum, float):
-        span = (column.maximum - column.minimum) or abs(column.maximum) or 1.0
-        if np.isfinite(span):
-            low, high = column.minimum - slack * span, column.maximum + slack * span
-            # Quantities that were never negative rarely become so by chance.
-            found |= {"min": _rounded(0.0 if low < 0 <= column.minimum else low), "max": _rounded(high)}
-    if kind == "string" and 0 < column.distinct <= MAX_CATEGORIES:
-        every = column.top.get_frequent_items(_no_false_negatives())
-        found["categories"] = sorted(item[0] for item in every)
-    return ColumnContract.model_validate(found)
+def always_present(config: Config) -> list[str]:
+    """Columns without which a row is of no use, contract or not: the label, and the time it is dealt by."""
+    split = config.data.split
+    return [config.data.target, *([split.column] if split.by == "time" else [])]
 
 
-def row_checks(contract: Contract, table: pa.Table) -> dict[tuple[str, str], np.ndarray]:
-    """(column, check) to a boolean mask of offending rows, only for checks that some row fails.
-
-    Columns that are missing or of another kind are the business of `schema_violations`.
-    """
-    masks: dict[tuple[str, str], np.ndarray] = {}
-    for name, rule in contract.columns.items():
-        if name not in table.column_names:
-            continue
-        column = table.column(name)
-        failed: dict[str, pa.ChunkedArray] = {}
-        if not rule.nullable:
-            failed["null"] = pc.is_null(column, nan_is_null=True)
-        if rule.kind in ("integer", "number") and (rule.min is not None or rule.max is not None):
-            numbers = column.cast(pa.float64(), safe=False)
-            if rule.min is not None:
-                failed["min"] = pc.less(numbers, rule.min)
-            if rule.max is not None:
-                failed["max"] = pc.greater(numbers, rule.max)
-        if rule.closed and rule.categories is not None:
-            known = pc.is_in(column.cast(pa.string()), pa.array(rule.categories, pa.string()))
-            failed["category"] = pc.and_(pc.invert(known), pc.is_valid(column))
-        for check, mask in failed.items():
-            array = mask.fill_null(False).to_numpy()
-            if array.any():
-                masks[name, check] = array
-    return masks
+def _range(column: ColumnProfile, slack: float) -> dict[str, float]:
+    low, high = column.minimum, column.maximum
+    if column.kind not in ("integer", "number") or not isinstance(low, float) or not isinstance(high, float):
+        return {}
+    margin = slack * ((high - low) or abs(high) or 1.0)
+    bounds = {"min": _rounded(low - margin, math.floor), "max": _rounded(high + margin, math.ceil)}
+    return bounds if all(map(math.isfinite, bounds.values())) else {}
 
 
-def threshold(contract: Contract, column: str, check: str) -> str:
-    """What a check allows, in words."""
-    rule = contract.columns[column]
-    if check == "category":
-        return f"one of {', '.join((rule.categories or [])[:10])}"
-    return {"null": "no missing values", "min": f">= {rule.min:g}" if rule.min is not None else "",
-            "max": f"<= {rule.max:g}" if rule.max is not None else ""}[check]  # fmt: skip
+def _rounded(value: float, outwards: Any) -> float:
+    """Four significant digits, away from the data, so that people can read the bound."""
+    if value == 0 or not math.isfinite(value):
+        return value
+    digits = 3 - math.floor(math.log10(abs(value)))
+    if not -300 < digits < 300:
+        return value
+    scaled = outwards(value * 10.0**digits)
+    return float(scaled / 10**digits if digits >= 0 else scaled * 10**-digits)
 
 
-def schema_violations(contract: Contract, kinds: dict[str, str]) -> list[Violation]:
-    """Missing columns and changed kinds. Extra columns are allowed."""
-    found = []
-    for name, rule in contract.columns.items():
-        if name not in kinds:
-            found.append(Violation(name, "schema", f"a column of kind {rule.kind}", "no such column"))
-        elif widest(rule.kind, kinds[name]) != rule.kind:
-            found.append(Violation(name, "schema", f"kind {rule.kind}", f"kind {kinds[name]}"))
-    return found
+def _yaml(value: Any, **options: Any) -> str:
+    # Left unescaped, some line separators would be written by PyYAML in a form that it reads back as a space.
+    readable = json.dumps(value, ensure_ascii=False).isprintable()
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=readable, width=110, **options))
 
 
-def set_violations(contract: Contract, profile: Profile, newest: datetime | None, now: datetime) -> list[Violation]:
-    """Checks on the data as a whole: null fractions, volume and freshness."""
-    found = []
-    for name, rule in contract.columns.items():
-        column = profile.columns.get(name)
-        if column is None or rule.max_null_fraction is None or not column.rows:
-            continue
-        share = column.nulls / column.rows
-        if share > rule.max_null_fraction:
-            observed = f"{share:.4f} ({column.nulls} of {column.rows} rows)"
-            found.append(Violation(name, "null_fraction", f"<= {rule.max_null_fraction:g}", observed))
-    if profile.rows < contract.min_rows:
-        found.append(Violation("(rows)", "volume", f">= {contract.min_rows} rows", f"{profile.rows} rows"))
-    if contract.max_age is not None and newest is not None:
-        age = now.astimezone(UTC).replace(tzinfo=None) - newest
-        if age > contract.max_age:
-            column_name = contract.time_column or "(time)"
-            allowed = f"newest row at most {contract.max_age} old"
-            found.append(Violation(column_name, "freshness", allowed, f"{age} old (newest {newest.isoformat()})"))
-    return found
-
-
-def new_categories(contract: Contract, profile: Profile) -> dict[str, list[str]]:
-    """Values of open category columns that the contract does not list: reported, not refused."""
-    found = {}
-    for name, rule in contract.columns.items():
-        if rule.categories is None or rule.closed or name not in profile.columns:
-            continue
-        seen = {item[0] for item in profile.columns[name].top.get_frequent_items(_no_false_negatives())}
-        fresh = sorted(seen - set(rule.categories))
-        if fresh:
-            found[name] = fresh
-    return found
-
-
-def _no_false_negatives() -> Any:
-    import datasketches
-
-    return datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
+def _short(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value

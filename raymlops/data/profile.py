@@ -76,9 +76,10 @@ class ColumnProfile:
 
     def merge(self, other: ColumnProfile) -> ColumnProfile:
         n, m = self.known, other.known
-        delta = other.mean - self.mean
-        self.mean += delta * m / (n + m) if n + m else 0.0
-        self.m2 += other.m2 + (delta * delta * n * m / (n + m) if n + m else 0.0)
+        if m:
+            share, delta = m / (n + m), other.mean - self.mean
+            self.mean = self.mean * (1 - share) + other.mean * share  # no overflow, unlike mean + delta · share
+            self.m2 += other.m2 + (delta * delta * n * share if n else 0.0)
         self.rows, self.nulls = self.rows + other.rows, self.nulls + other.nulls
         self.fractions += other.fractions
         self.minimum, self.maximum = _least(self.minimum, other.minimum), _most(self.maximum, other.maximum)

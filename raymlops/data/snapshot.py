@@ -113,9 +113,14 @@ class BuiltSnapshot:
     contract: Contract
     contract_inferred: bool
     reused: bool
+    source: dict[str, Any]
+    """What was read this time; the manifest of a reused snapshot names what was read when it was written."""
+    excluded: int
+    """Rows outside the split's start and end."""
     quarantined: int
     quarantine_path: str | None
     new_categories: dict[str, list[str]]
+    """Values that the contract does not list, by column; the features treat them by their own rules."""
 
 
 def directory(digest: str) -> str:

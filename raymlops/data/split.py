@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from raymlops.config.data import HashSplit, TimeSplit
-from raymlops.data.hashing import key_hashes
+from raymlops.data.hashing import key_hashes, value_codes
 from raymlops.errors import DataError
 
 EXCLUDED, TRAIN, VALIDATION, HOLDOUT = -1, 0, 1, 2
@@ -25,7 +25,8 @@ def assign(split: TimeSplit | HashSplit, table: pa.Table) -> np.ndarray:
     if isinstance(split, TimeSplit):
         return _by_time(split, table)
     keys = [split.key] if isinstance(split.key, str) else split.key
-    share = key_hashes(table, keys, split.salt).astype(np.float64) / 2.0**64
+    codes_of_keys = {key: value_codes(table.column(key)) for key in keys}
+    share = key_hashes(codes_of_keys, keys, split.salt).astype(np.float64) / 2.0**64
     codes = np.full(table.num_rows, TRAIN, dtype=np.int8)
     codes[share < split.holdout + split.validation] = VALIDATION
     codes[share < split.holdout] = HOLDOUT

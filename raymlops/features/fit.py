@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +111,7 @@ class FitPartial:
             raise DataError("features: there are no training rows to fit on")
         if self.bad_labels:
             raise DataError(f"label: {self.bad_labels} of {self.rows} training rows have no usable value")
-        numeric = {name: self._fit_numeric(name, feature) for name, feature in config.numeric.items()}
+        numeric = {name: self._checked_numeric(name, feature) for name, feature in config.numeric.items()}
         categories = {}
         for name, feature in config.categorical.items():
             ranked = sorted(self.counts[name].items(), key=lambda item: (-item[1], item[0]))
@@ -124,7 +125,22 @@ class FitPartial:
                 known = _present(self.sample[f"{name}:year"])
                 mean, deviation = _moments(known) if known.size else (0.0, 0.0)
                 years[name] = NumericState(fill=mean, center=mean, scale=deviation or 1.0)
-        return FeatureState(numeric, categories, years, self.kinds, self._target(task), self.rows, len(self.row_ids))
+        inputs = {name: "text" if kind == "null" else kind for name, kind in self.kinds.items()}
+        return FeatureState(numeric, categories, years, inputs, self._target(task), self.rows, len(self.row_ids))
+
+    def _checked_numeric(self, name: str, feature: NumericFeature) -> NumericState:
+        try:
+            state = self._fit_numeric(name, feature)
+            usable = all(map(math.isfinite, (state.fill, state.center, state.scale)))
+        except OverflowError:
+            usable = False
+        if not usable:
+            low, high = self.extremes[name]
+            raise DataError(
+                f"features.numeric.{name}: values from {low:g} to {high:g} (fill {feature.fill:g}) cannot be scaled in "
+                "double precision; expected magnitudes below about 1e150"
+            )
+        return state
 
     def _fit_numeric(self, name: str, feature: NumericFeature) -> NumericState:
         known = _present(self.sample[name])
@@ -152,7 +168,7 @@ class FitPartial:
             mean, deviation = _moments(self.sample[TARGET])
             return {"mean": mean, "scale": deviation or 1.0}
         found = self.counts[TARGET]
-        numbers = all(label.lstrip("-").isdecimal() for label in found)
+        numbers = all(re.fullmatch(r"-?[0-9]+", label) for label in found)
         classes = sorted(found, key=lambda label: (int(label), label) if numbers else label)
         if task == "binary" and len(classes) != 2:
             raise DataError(f"label: task binary needs 2 classes, training rows have {len(classes)}: {classes[:10]}")
@@ -212,8 +228,10 @@ def _present(values: np.ndarray) -> np.ndarray:
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:
-    """Mean and population standard deviation from exactly rounded sums."""
+    """Mean and population standard deviation from exactly rounded sums; exactly 0 for equal values."""
     items = values.tolist()
+    if min(items) == max(items):  # else the rounded mean can leave a deviation of 1e-17, and dividing by it is fatal
+        return items[0], 0.0
     mean = math.fsum(items) / len(items)
     return mean, math.sqrt(math.fsum((x - mean) * (x - mean) for x in items) / len(items))
 

@@ -31,7 +31,7 @@ class Rows:
         if hasattr(rows, "column_names"):  # pyarrow.Table
             return cls({name: rows.column(name) for name in rows.column_names}, rows.num_rows)
         if hasattr(rows, "iloc"):  # pandas.DataFrame
-            return cls({str(name): _from_pandas(rows[name]) for name in rows.columns}, len(rows))
+            return cls({str(name): from_pandas(rows[name]) for name in rows.columns}, len(rows))
         if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
             names = {name for row in rows for name in row}
             partial = [name for name in names if any(name not in row for row in rows)]
@@ -51,7 +51,7 @@ class Rows:
     def numbers(self, name: str) -> np.ndarray:
         """float64 (n,); missing and infinite values as NaN, booleans as 0 and 1. Raises DataError for text."""
         column = self._column(name)
-        if _is_arrow(column):
+        if is_arrow(column):
             import pyarrow as pa
             import pyarrow.types as kinds
 
@@ -71,12 +71,13 @@ class Rows:
         else:
             values = np.fromiter((_number(name, i, v) for i, v in enumerate(column)), np.float64, self.length)
         values[~np.isfinite(values)] = np.nan
+        values += 0.0  # −0.0 becomes 0.0: the two compare equal, so a sort may leave them in either order
         return values
 
     def texts(self, name: str) -> np.ndarray:
         """Object array (n,) of canonical text or None: 3 and 3.0 are "3", True is "true", NaN is missing."""
         column = self._column(name)
-        if _is_arrow(column):
+        if is_arrow(column):
             codes, distinct = _encoded(name, column)
             known = np.empty(len(distinct) + 1, dtype=object)
             known[:-1] = [text(value) for value in distinct]
@@ -89,7 +90,7 @@ class Rows:
     def codes(self, name: str, lookup: Callable[[str | None], int]) -> np.ndarray:
         """int32 (n,): `lookup` of each value's canonical text, once per distinct value where that is possible."""
         column = self._column(name)
-        if _is_arrow(column):
+        if is_arrow(column):
             codes, distinct = _encoded(name, column)
             table = np.array([lookup(text(value)) for value in distinct] + [lookup(None)], dtype=np.int32)
             return np.asarray(table[codes])
@@ -101,7 +102,7 @@ class Rows:
     def times(self, name: str) -> np.ndarray:
         """datetime64[us] (n,) in UTC without zone, NaT where missing; text is read as ISO 8601."""
         column = self._column(name)
-        if _is_arrow(column):
+        if is_arrow(column):
             import pyarrow as pa
             import pyarrow.types as kinds
 
@@ -118,7 +119,7 @@ class Rows:
     def tensors(self, name: str, shape: Sequence[int]) -> np.ndarray:
         """float32 (n, *shape). Raises DataError naming the row whose array has another size or a missing value."""
         column, size = self._column(name), math.prod(shape)
-        if _is_arrow(column):
+        if is_arrow(column):
             flat = _flat_tensor(column, size)
             if flat is not None:
                 return _single(flat).reshape(self.length, *shape)
@@ -188,11 +189,12 @@ def _is_missing(value: Any) -> bool:
     return isinstance(value, float | np.floating | np.datetime64) and bool(value != value)
 
 
-def _is_arrow(column: Column) -> bool:
+def is_arrow(column: Column) -> bool:
+    """Whether the column is a pyarrow array; without importing pyarrow for it."""
     return hasattr(column, "type") and not isinstance(column, np.ndarray)
 
 
-def _from_pandas(series: Any) -> Column:
+def from_pandas(series: Any) -> Column:
     """Typed columns through Arrow; columns of mixed Python objects stay as they are."""
     import pyarrow as pa
 
@@ -267,7 +269,7 @@ def _single(values: np.ndarray) -> np.ndarray:
 def _number(name: str, row: int, value: Any) -> float:
     if _is_missing(value):
         return math.nan
-    if isinstance(value, str | bytes):
+    if isinstance(value, str | bytes | complex | np.ndarray):  # float() would take some of these
         raise DataError(f"column {name!r}, row {row}: found {_short(value)}, expected a number")
     try:
         return float(value)

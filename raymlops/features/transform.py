@@ -12,7 +12,7 @@ from raymlops.config.features import FeaturesConfig
 from raymlops.errors import DataError, IntegrityError
 from raymlops.features.dates import PERIODS, cyclic, year
 from raymlops.features.derive import Functions, with_derived
-from raymlops.features.rows import Rows, text
+from raymlops.features.rows import Rows, from_pandas, is_arrow
 from raymlops.features.state import FIRST_CATEGORY, MISSING, UNKNOWN, ArraySpec, FeatureState
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -70,10 +70,13 @@ class Transform:
             out["categorical"] = codes
         for name, tensor in self.config.tensor.items():
             values = raw.tensors(name, tensor.shape)
+            if tensor.divide_by != 1.0:
+                with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+                    values = values / np.float32(tensor.divide_by)
             if not np.isfinite(values).all():
                 row = int(np.argwhere(~np.isfinite(values))[0][0])
                 raise DataError(f"column {name!r}, row {row}: the array holds NaN or infinity, expected finite numbers")
-            out[name] = values / np.float32(tensor.divide_by) if tensor.divide_by != 1.0 else values
+            out[name] = values
         return out
 
     def row(self, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -131,7 +134,7 @@ class Transform:
         if (codes == -1).any():
             row = int(np.argmax(codes == -1))
             shown = ", ".join(list(self._classes)[:20])
-            raise DataError(f"label, row {row}: found {text(values[row])!r}, training saw only {shown}")
+            raise DataError(f"label, row {row}: found {rows.texts('label')[row]!r}, training saw only {shown}")
         return np.asarray(codes, dtype=np.int64)
 
     def raw_targets(self, values: Any) -> np.ndarray:
@@ -173,10 +176,7 @@ def _check_complete(config: FeaturesConfig, state: FeatureState, task: str) -> N
 
 
 def _labels(values: Any) -> Any:
-    from raymlops.features.rows import _from_pandas, _is_arrow
-
     if hasattr(values, "iloc"):
-        return _from_pandas(values)
-    if _is_arrow(values):
-        return values
-    return values.tolist() if isinstance(values, np.ndarray) else values
+        return from_pandas(values)
+    is_numeric = isinstance(values, np.ndarray) and values.dtype.kind in "biuf"
+    return values if is_numeric or is_arrow(values) else list(values)

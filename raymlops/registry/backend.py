@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from raymlops.errors import ConfigError, RaymlopsError
@@ -19,6 +19,12 @@ from raymlops.store import Store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+# Read by MLflow when it is imported or used: nothing leaves the machine unasked, and jobs have their own display.
+MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 CONNECT_SECONDS = 5.0
 
@@ -46,6 +52,7 @@ class Tracking:
     @cached_property
     def client(self) -> MlflowClient:
         """Opens the store, creating the embedded one. Raises RaymlopsError when it cannot be reached."""
+        prepare_environment()
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -87,6 +94,12 @@ class Tracking:
             yield
 
 
+def prepare_environment() -> None:
+    """Set defaults that MLflow reads; what the user has set stays. Call before MLflow is first imported."""
+    for name, value in MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 def tracking(uri: str | None, store: Store) -> Tracking:
     """`uri` (configuration) before `MLFLOW_TRACKING_URI` before an sqlite database under a local store.
 
@@ -108,6 +121,43 @@ def tracking(uri: str | None, store: Store) -> Tracking:
         )
     root = Path(store.uri).expanduser().resolve()
     return Tracking(f"sqlite:///{root / 'mlflow.db'}", str(root / "mlartifacts"), root / "mlflow.db")
+
+
+class TrackingError(RaymlopsError):
+    """The tracking store refused or could not be reached; `code` is MLflow's, where it gave one."""
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@contextmanager
+def reported(what: str) -> Iterator[None]:
+    """Failures of MLflow and of the disk become TrackingError with one readable line."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise TrackingError(f"tracking: {what} failed: {first_line(error)}", error.error_code) from error
+    except OSError as error:
+        raise TrackingError(f"tracking: {what} failed: {error}") from error
+
+
+class ReportingClient:
+    """MLflow's client, whose failures are told as TrackingError."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            with reported(name.replace("_", " ")):
+                return method(*arguments, **options)
+
+        return call
 
 
 def first_line(error: BaseException) -> str:

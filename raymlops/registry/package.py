@@ -31,6 +31,7 @@ from raymlops.features.state import FeatureState
 from raymlops.features.transform import Transform
 from raymlops.registry.requirements import pinned_requirements
 from raymlops.registry.source import PackagedSource, collect_source
+from raymlops.registry.values import finite
 from raymlops.training.checkpoint import weights_bytes
 from raymlops.training.models import build_model
 from raymlops.training.objective import scores as scores_of
@@ -102,7 +103,7 @@ def write_package(
         "weights_sha256": _sha256(files[WEIGHTS]),
         "files": {path: {"sha256": _sha256(files[path]), "bytes": len(files[path])} for path in sorted(files)},
         "requirements": pinned_requirements(source.imports),
-        "facts": dict(facts),
+        "facts": finite(facts),
     }
     for path, data in {**files, MANIFEST: _json(manifest)}.items():  # the manifest last: it vouches for the rest
         target = directory / path
@@ -245,7 +246,7 @@ class ModelPackage:
 
 def _json(value: Any) -> bytes:
     """Keys stay in their order: the order of declared features is the order of the model's columns."""
-    return json.dumps(value, indent=1, ensure_ascii=False).encode()
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str).encode()
 
 
 def _sha256(data: bytes) -> str:

@@ -69,6 +69,7 @@ def save_model(directory: Path, package: ModelPackage, data: Path, example: pd.D
     import mlflow.pyfunc
 
     rows = example[package.config.features.raw_columns()].reset_index(drop=True)
+    model.metadata = {**(model.metadata or {}), "columns": column_uses(package)}
     scratch = directory.parent / f".{directory.name}-code"
     try:
         mlflow.pyfunc.save_model(
@@ -100,26 +101,45 @@ def _own_code(directory: Path) -> Path:
 def signature(package: ModelPackage, rows: pd.DataFrame) -> ModelSignature:
     """MLflow's description of inputs and outputs.
 
-    Text and naive timestamps are declared as such. Everything else is declared "any": for a `double` column MLflow
-    refuses a frame of int64, and for a `long` column a frame with missing values, before the model sees either. The
-    features check every value themselves and name the column, the row and what was found.
+    Text columns are declared as such, everything else as "any", because MLflow refuses good rows before the model sees
+    them: a frame of int64 for a `double` column, missing values for a `long` one, ISO text or a time zone for a
+    `datetime`, whole numbers in an array of `double`. The features check every value themselves and name the column,
+    the row and what was found; how columns are used is in the model's metadata.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType
 
+    features = package.config.features
+    typed = {*features.numeric, *features.dates, *features.tensor}
+
     def declared(column: str) -> Any:
-        values = rows[column]
-        if values.dtype.kind == "M" and getattr(values.dtype, "tz", None) is None:
-            return DataType.datetime
-        features = package.config.features
-        text = isinstance(values.dtype, pd.StringDtype) and column not in {**features.numeric, **features.dates}
+        text = isinstance(rows[column].dtype, pd.StringDtype) and column not in typed
         return DataType.string if text else AnyType()
 
     inputs = [ColSpec(declared(column), column) for column in rows.columns]
     outputs = [ColSpec(DataType.double if not package.classes else DataType.string, "prediction")]
     outputs += [ColSpec(DataType.double, f"probability_{label}") for label in package.classes]
     return ModelSignature(Schema(inputs), Schema(outputs))
+
+
+def column_uses(package: ModelPackage) -> dict[str, list[str]]:
+    """Raw column → how features use it: numeric, categorical, date, tensor, or `input of DERIVED`."""
+    features = package.config.features
+    uses: dict[str, list[str]] = {column: [] for column in features.raw_columns()}
+    for use, names in (
+        ("numeric", features.numeric),
+        ("categorical", features.categorical),
+        ("date", features.dates),
+        ("tensor", features.tensor),
+    ):
+        for name in names:
+            if name in uses and name not in features.derived:
+                uses[name].append(use)
+    for name, derived in features.derived.items():
+        for column in derived.inputs:
+            uses[column].append(f"input of {name}")
+    return uses
 
 
 def _plain(rows: pd.DataFrame) -> pd.DataFrame:

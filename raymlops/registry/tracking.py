@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -22,7 +20,8 @@ from raymlops import __version__
 from raymlops.config.tree import Config
 from raymlops.errors import RaymlopsError, Refused
 from raymlops.registry import lineage
-from raymlops.registry.backend import Tracking, first_line, tracking
+from raymlops.registry.backend import ReportingClient, Tracking, TrackingError, reported, tracking
+from raymlops.registry.values import chunks, cut, dump, finite, flat_params, key_of
 from raymlops.registry.versions import CANDIDATE, CHAMPION, VersionRef, champion
 from raymlops.store import Store
 
@@ -39,8 +38,6 @@ log = logging.getLogger(__name__)
 JOB, TRIAL = "job", "trial"
 KIND_TAG, NAME_TAG = "raymlops.kind", "raymlops.name"
 REPORT = "report.html"
-MAX_VALUE = 500
-"""Longest parameter value; MLflow's tables are no place for more, config.yaml has it all."""
 MAX_TAG = 5000
 BATCH_METRICS, BATCH_PARAMS = 1000, 100
 
@@ -86,7 +83,7 @@ class Tracker:
         """Git state, hardware, versions and seed, as recorded on the run."""
 
     def __enter__(self) -> Self:
-        self._client = self.tracking.client
+        self._client = ReportingClient(self.tracking.client)
         self.experiment_id = self._experiment(self.config.tracking.experiment or self.config.name)
         self._began = time.time()
         tags = {
@@ -121,10 +118,10 @@ class Tracker:
             if error is not None:
                 self.tag(tags)
             self._client.set_terminated(self.run_id, status)
-        except Exception as failure:  # the store is gone; what ended the job must still be what the user sees
+        except TrackingError as failure:
             if error is None:
-                raise RaymlopsError(f"tracking: cannot close the run: {first_line(failure)}") from failure
-            log.warning("tracking: cannot record the failure: %s", first_line(failure))
+                raise
+            log.warning("%s", failure)  # what ended the job is what the user must see
 
     # -- the parent run ------------------------------------------------------------------------------------------
 
@@ -142,7 +139,7 @@ class Tracker:
         self._batch(
             self.run_id,
             metrics=[
-                Metric(metric_key(prefix + k), float(v), stamp, 0, model_id=model_id)
+                Metric(key_of(prefix + k), float(v), stamp, 0, model_id=model_id)
                 for k, v in metrics.items()
                 if v is not None
             ],
@@ -150,7 +147,7 @@ class Tracker:
 
     def log_files(self, files: Mapping[str, str | bytes]) -> None:
         """Artifacts by relative path; text is written as UTF-8."""
-        with tempfile.TemporaryDirectory(prefix="raymlops-artifacts-") as folder:
+        with reported("writing artifacts"), tempfile.TemporaryDirectory(prefix="raymlops-artifacts-") as folder:
             for path, content in files.items():
                 target = Path(folder) / path
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +217,7 @@ class Tracker:
             stamp = began + (ended - began) * (index + 1) // len(curves)
             step = int(point.get("epoch") or index)
             metrics += [
-                Metric(metric_key(key), float(value), stamp, step)
+                Metric(key_of(key), float(value), stamp, step)
                 for key, value in point.items()
                 if key != "epoch" and value is not None
             ]
@@ -252,7 +249,7 @@ class Tracker:
             model_id=logged.model_id,
             metadata={"task": self.config.task, **facts},
         )
-        with tempfile.TemporaryDirectory(prefix="raymlops-mlflow-") as scratch:
+        with reported("storing the model"), tempfile.TemporaryDirectory(prefix="raymlops-mlflow-") as scratch:
             save_model(Path(scratch) / "model", package, directory, example, model)
             self._client.log_model_artifacts(logged.model_id, str(Path(scratch) / "model"))
         self._client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, 0)])
@@ -290,8 +287,6 @@ class Tracker:
 
         Raises RaymlopsError when the verdict is not blessed.
         """
-        from mlflow.exceptions import MlflowException
-
         if not verdict.blessed:
             raise RaymlopsError(f"{self.config.name}: a refused model cannot be registered")
         name, client = self.config.name, self._client
@@ -300,14 +295,14 @@ class Tracker:
             "snapshot": snapshot,
             "weights_sha256": logged.weights_sha256,
             "package_sha256": logged.package_sha256,
-            "metrics": json.dumps({k: _finite(v) for k, v in metrics.items()}),
+            "metrics": json.dumps({k: finite(v) for k, v in metrics.items()}),
             "champion": compared_with.version if compared_with else "",
             "model_id": logged.model_id,
         }
         try:
             client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        except TrackingError as error:
+            if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
         # Against a database MLflow would look a `models:/` source up in the global store instead of this one.
         source = logged.location if self.tracking.direct else logged.uri
@@ -328,18 +323,16 @@ class Tracker:
     # -- how -----------------------------------------------------------------------------------------------------
 
     def _experiment(self, name: str) -> str:
-        from mlflow.exceptions import MlflowException
-
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
                 root = self.tracking.artifacts
                 location = f"{root}/{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}" if root else None
                 return str(self._client.create_experiment(name, artifact_location=location))
-            except MlflowException as error:
+            except TrackingError:
                 found = self._client.get_experiment_by_name(name)  # another job may have been faster
                 if found is None:
-                    raise RaymlopsError(f"tracking.experiment: cannot create {name!r}: {first_line(error)}") from error
+                    raise
         if found.lifecycle_stage != "active":
             raise RaymlopsError(
                 f"tracking.experiment: {name!r} is deleted in {self.tracking.shown}; restore it or name another"
@@ -385,63 +378,12 @@ class Tracker:
         tags: Sequence[RunTag] = (),
     ) -> None:
         """As few requests as MLflow's limits per request allow."""
-        for chunk in _chunks(params, BATCH_PARAMS):
+        for chunk in chunks(params, BATCH_PARAMS):
             self._client.log_batch(run_id, params=chunk)
-        for chunk in _chunks(tags, BATCH_PARAMS):
+        for chunk in chunks(tags, BATCH_PARAMS):
             self._client.log_batch(run_id, tags=chunk)
-        for chunk in _chunks(metrics, BATCH_METRICS):
+        for chunk in chunks(metrics, BATCH_METRICS):
             self._client.log_batch(run_id, metrics=chunk)
-
-
-def flat_params(config: Mapping[str, Any]) -> dict[str, str]:
-    """The configuration as `a.b.c` → text. Features and their details are listed, one parameter per kind."""
-    flat: dict[str, str] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, Mapping) and value and not prefix.startswith("features."):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), inner)
-        elif isinstance(value, Mapping):
-            flat[metric_key(prefix)] = ", ".join(map(str, value))
-        else:
-            flat[metric_key(prefix)] = value if isinstance(value, str) else json.dumps(value)
-
-    walk("", config)
-    return flat
-
-
-def metric_key(name: str) -> str:
-    """A name as MLflow allows it: letters, digits and `_ - . / : space`, at most 250 characters."""
-    return re.sub(r"[^\w\-./: ]", "_", name)[:250]
-
-
-def cut(value: Any, limit: int = MAX_VALUE) -> str:
-    """Text of at most `limit` characters; what was left out is counted at its end."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit - 40]}… [{len(text):,} characters in all]"
-
-
-def dump(value: Any) -> str:
-    """JSON that any reader takes: NaN and infinities become null."""
-    return json.dumps(_finite(value), indent=1, default=str, allow_nan=False, ensure_ascii=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
 
 
 def _word(verdict: Verdict) -> str:

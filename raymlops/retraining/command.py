@@ -25,16 +25,17 @@ def run_command(config: Config, base: Path, as_json: bool) -> int:
             from raymlops.retraining.pipeline import run_job
 
             result = run_job(config, base, terminal)
-    except RaymlopsError:
+    except RaymlopsError as error:
+        if where := terminal.keep_log(config):
+            error.add_note(f"log: {where}")
         raise
     except KeyboardInterrupt:
-        raise RaymlopsError("interrupted; nothing was registered") from None
+        registered = "the model may be registered" if terminal.reached("gate") else "nothing was registered"
+        raise RaymlopsError(f"interrupted; {registered}") from None
     except Exception as error:
-        assert terminal.log_path is not None
-        with terminal.log_path.open("a") as log:
-            traceback.print_exc(file=log)
-        kind = type(error).__name__
-        raise RaymlopsError(f"unexpected {kind}: {error}; the details are in {terminal.log_path}") from error
+        terminal.log_error(traceback.format_exc())
+        where = terminal.keep_log(config)
+        raise RaymlopsError(f"unexpected {type(error).__name__}: {error}; the details are in {where}") from error
     finally:
         terminal.keep_log(config)
     _print_result(result, terminal, as_json)

@@ -90,7 +90,7 @@ def _slice_checks(gate: GateConfig, evaluation: Evaluation) -> Iterator[Check]:
             yield Check(f"slices {metric}", False, detail)
         elif not failed:
             limits = " and ".join(f"{k} {v:g}" for k, v in (("max", bound.max), ("min", bound.min)) if v is not None)
-            detail = f"{metric} meets {limits} on all {len(large)} slices of at least {gate.min_slice_rows:,} rows"
+            detail = f"{metric} meets {limits} on each of {len(large)} slices of at least {gate.min_slice_rows:,} rows"
             yield Check(f"slices {metric}", True, detail)
 
 

@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from raymlops.config.training import SearchConfig, TrainConfig
 from raymlops.errors import ResourceError
 
-DRIVER_CPUS = 0.01
-"""What a trial that drives several workers takes for itself; zero is refused by Ray."""
-
 Node = Mapping[str, float]
 
 
@@ -22,8 +19,6 @@ def concurrent_trials(nodes: Sequence[Node], train: TrainConfig, search: SearchC
     """
     free = [{"CPU": float(node.get("CPU", 0)), "GPU": float(node.get("GPU", 0))} for node in nodes]
     need = {"CPU": train.cpus_per_worker, "GPU": train.gpus_per_worker}
-    if train.workers > 1:
-        need["CPU"] += DRIVER_CPUS  # the driver's share, spread over its workers, errs on the safe side
     fitted = 0
     while search.max_concurrent is None or fitted < search.max_concurrent:
         placed = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ from ray import tune
 from raymlops.config.training import SearchConfig
 from raymlops.config.tree import Config
 from raymlops.errors import RaymlopsError
-from raymlops.training.resources import DRIVER_CPUS, concurrent_trials
+from raymlops.training.resources import concurrent_trials
 from raymlops.training.space import decode, most_epochs, tune_space
 from raymlops.training.trial import FAILURE, Handles, TrialContext, run_trial
 
@@ -53,6 +52,8 @@ class TrialRecord:
         return self.status not in ("pending", "running")
 
 
+DRIVER_MEMORY = 1_000_000
+"""Bytes."""
 Watcher = Callable[[Sequence[TrialRecord], TrialRecord], None]
 
 
@@ -100,7 +101,9 @@ def run_search(
     if train.workers == 1:
         resources: Any = {"cpu": train.cpus_per_worker, "gpu": train.gpus_per_worker}
     else:
-        resources = {"cpu": DRIVER_CPUS}  # the workers bring their own placement group
+        # The workers bring their own placement group. The process that drives them mostly waits, and must not take a
+        # CPU away from them; Tune refuses a trial without resources, so it asks for a trace of memory.
+        resources = tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}])
     trainable = tune.with_resources(tune.with_parameters(run_trial, context=context, handles=handles), resources)
     tuner = tune.Tuner(
         trainable,
@@ -195,6 +198,8 @@ class _Recorder(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         record = self._record(trial)
+        if FAILURE in result:
+            record.status, record.reason = "failed", result[FAILURE]
         if result.get("epoch") is None or result["epoch"] <= len(record.curves):
             return  # Tune repeats the last result when the function returns
         kept = ("epoch", "train_loss", "learning_rate", "seconds", "metric")
@@ -206,32 +211,31 @@ class _Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record = self._record(trial)
-        if record.status != "completed":
+        if record.status == "running":
             record.status = "pruned"
         self._tell(record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record = self._record(trial)
-        record.status, record.reason = "failed", self._reason(record, trial)
+        record.status, record.reason = "failed", _cause_of_death(trial)
         self._tell(record)
 
     def close(self) -> list[TrialRecord]:
         """Records in order; trials that never finished were stopped by the time budget."""
         for record in self.records.values():
             if not record.finished:
-                record.status, record.reason = "stopped", "time budget"
+                record.status = "stopped"
+                record.reason = "time budget" if record.curves else "the time budget ended before the first epoch did"
         return sorted(self.records.values(), key=lambda r: r.number)
-
-    def _reason(self, record: TrialRecord, trial: Any) -> str:
-        path = f"{record.path}/{FAILURE}"
-        if self.context.store.exists(path):
-            return str(json.loads(self.context.store.read(path))["reason"])
-        # The process died before it could say why; Ray knows at least how.
-        text = str(trial.get_error() or "")
-        if "OutOfMemory" in text or "out of memory" in text.lower():
-            return "killed: the node ran out of memory"
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return f"the worker process died: {lines[-1] if lines else 'no message'}"[:500]
 
     def _tell(self, record: TrialRecord) -> None:
         self.on_update(list(self.records.values()), record)
+
+
+def _cause_of_death(trial: Any) -> str:
+    """Of a trial whose process ended before it could say why; Ray knows at least how."""
+    text = str(trial.get_error() or "")
+    if "OutOfMemory" in text or "out of memory" in text.lower():
+        return "killed: the node ran out of memory"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"the worker process died: {lines[-1] if lines else 'no message'}"[:500]

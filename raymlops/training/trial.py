@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,10 @@ from raymlops.training.space import decode, with_values
 if TYPE_CHECKING:
     from raymlops.data.snapshot import Snapshot
 
-FAILURE = "failure.json"
+log = logging.getLogger(__name__)
+
+FAILURE = "failure"
+"""Key of a result that says why the trial ended without one."""
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -64,7 +67,7 @@ class Handles:
 
 
 def run_trial(drawn: Mapping[str, Any], context: TrialContext, handles: Handles) -> None:
-    """The Tune trainable. Leaves the reason behind when it fails, then lets Tune see the failure."""
+    """The Tune trainable. A failure is reported as a result, so that the actor lives on for the next trial."""
     from ray import tune
 
     name = tune.get_context().get_trial_name()
@@ -80,9 +83,8 @@ def run_trial(drawn: Mapping[str, Any], context: TrialContext, handles: Handles)
 
             run_data_parallel(config, context, handles, path, name=name, callbacks=[TuneReportCallback()])
     except Exception as error:
-        record = {"reason": describe_failure(error)}
-        context.store.write(f"{path}/{FAILURE}", json.dumps(record).encode())
-        raise
+        log.warning("%s failed", name, exc_info=error)
+        tune.report({FAILURE: describe_failure(error)})
 
 
 def run_single(config: Config, context: TrialContext, handles: Handles, path: str, report: Report) -> Trained:

@@ -22,8 +22,11 @@ import pandas as pd
 import pytest
 from registry_cases import NOW, config_of, judge, make_package, rows, user_files, with_user_code
 
+from raymlops.registry.backend import tracking
+from raymlops.registry.catalog import find_report, list_models
 from raymlops.registry.package import ModelPackage, read_files
 from raymlops.registry.tracking import Tracker
+from raymlops.registry.versions import find_version
 from raymlops.store import Store
 
 TASKS = ("regression", "binary", "multiclass")
@@ -37,6 +40,8 @@ alike = {
     "ints": model.predict(frame.assign(alpha=frame["alpha"].fillna(7).round().astype("int64"))),
     "floats": model.predict(frame.assign(zeta=frame["zeta"].astype("float64"))),
     "records": model.predict(frame.to_dict("records")),
+    "text": model.predict(frame.assign(leaves=frame["leaves"].astype("str")).to_dict("records")),
+    "zone": model.predict(frame.assign(leaves=frame["leaves"].dt.tz_localize("UTC"))),
     "columns": model.predict({name: list(frame[name]) for name in frame}),
     "one": model.predict(frame.iloc[[4]]),
     "reordered": model.predict(frame[sorted(frame.columns, reverse=True)].assign(extra=1)),
@@ -100,7 +105,7 @@ def test_plain_mlflow_loads_the_champion_in_a_fresh_process_elsewhere(
     answer = json.loads(done.stdout.splitlines()[-1])
     expected = packages[task].predict(frame)
     same(answer["whole"], expected)
-    for form in ("floats", "records", "columns", "reordered"):
+    for form in ("floats", "records", "text", "zone", "columns", "reordered"):
         same(answer["alike"][form], expected)
     same(answer["alike"]["one"], expected.iloc[[4]])
     filled = frame.assign(alpha=frame["alpha"].fillna(7).round())
@@ -141,6 +146,8 @@ def test_the_stored_model_needs_nothing_but_what_it_declares(
     assert all("==" in line for line in requirements) and any(line.startswith("torch==") for line in requirements)
     model = Model.load(str(stored))
     assert model.signature.inputs.input_names() == packages["binary"].config.features.raw_columns()
+    assert model.metadata["columns"]["zeta"] == ["numeric", "input of sum"]
+    assert model.metadata["weights_sha256"] == packages["binary"].manifest["weights_sha256"]
     assert model.signature.outputs.input_names() == ["prediction", "probability_no", "probability_yes"]
     assert len(model.load_input_example(str(stored))) == 3
     data = read_files(stored / "data" / "binary")
@@ -169,7 +176,52 @@ def test_mlflow_models_serve_answers_every_form_of_request(
             check_answers(f"http://127.0.0.1:{port}/invocations", packages["multiclass"])
         finally:
             if server.poll() is None:
-                os.killpg(server.pid, signal.SIGTERM)
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait(timeout=30)
+
+
+def test_a_job_records_to_a_server_and_another_machine_loads_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command += ["--artifacts-destination", str(tmp_path / "served"), "--host", "127.0.0.1", "--port", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            [*command, "--workers", "1"],
+            cwd=tmp_path,
+            env={**environment(tmp_path), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            wait_for(f"{uri}/health", server, tmp_path / "log")
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+            config = config_of(storage=tmp_path / "storage")
+            package = make_package(tmp_path / "package", config)
+            evaluation, verdict = judge(config, package)
+            for alias in ("champion", "candidate"):
+                with Tracker(config, Store(str(tmp_path / "storage")), tmp_path, NOW) as job:
+                    job.log_trial("trial-000", {}, [{"epoch": 0, "metric": float("nan")}], "completed")
+                    current = job.champion()
+                    logged = job.log_package(tmp_path / "package", package, raw(package, 3))
+                    job.log_evaluation(evaluation, verdict, logged)
+                    blessed = replace(verdict, blessed=True)
+                    registered = job.register(logged, blessed, evaluation.metrics, "ab", current)
+                    job.log_report("<html>")
+                assert registered.alias == alias
+            found = find_version(tracking(None, Store("unused")), config.name)
+            np.testing.assert_array_equal(found.load().scores(rows(5)), package.scores(rows(5)))
+            assert find_report("unused", None, job.run_id[:10]) == (job.run_id, "<html>")
+            assert [row.version for row in list_models("unused", uri)] == ["2", "1"]
+            assert not (tmp_path / "storage").exists()
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)
             server.wait(timeout=30)
 
 

@@ -25,7 +25,8 @@ from raymlops.errors import ConfigError, IntegrityError, RaymlopsError, Refused
 from raymlops.registry.backend import tracking
 from raymlops.registry.catalog import download_package, find_report, list_models, list_runs
 from raymlops.registry.package import load_package
-from raymlops.registry.tracking import LoggedPackage, Registered, Tracker, cut
+from raymlops.registry.tracking import LoggedPackage, Registered, Tracker
+from raymlops.registry.values import cut
 from raymlops.registry.versions import champion, find_version
 from raymlops.store import Store
 
@@ -173,8 +174,13 @@ def test_a_full_disk_does_not_hide_why_the_job_ended(storage: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(RaymlopsError, match="the first cause"), job:
-        monkeypatch.setattr(job._client, "set_terminated", fails)
+        monkeypatch.setattr(job.tracking.client, "set_terminated", fails)
         raise RaymlopsError("the first cause")
+    job = tracker(config_of(storage=storage), storage)
+    with pytest.raises(RaymlopsError, match=r"log artifacts failed: .*No space left"), job:
+        monkeypatch.setattr(job.tracking.client, "log_artifacts", fails)
+        job.log_report("<html>")
+    assert list_runs(str(storage), None)[0].status == "FAILED"
 
 
 def test_no_global_state_of_mlflow_changes(storage: Path, tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""Code as users write it: factories that misbehave on demand, a loss and a metric of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Linear(nn.Module):
+    def __init__(self, numeric: int, poison: bool) -> None:
+        super().__init__()
+        self.layer = nn.Linear(numeric, 1)
+        self.poison = poison
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        out: torch.Tensor = self.layer(inputs["numeric"]).squeeze(1)
+        return out * float("nan") if self.poison else out
+
+
+def build(spec: Any, mode: str = "good") -> nn.Module:
+    if mode == "raise":
+        raise RuntimeError("no weights for this weather")
+    if mode == "die":
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel's out-of-memory killer does
+    if mode == "not a module":
+        return "surprise"  # type: ignore[return-value]
+    return Linear(spec.numeric, poison=mode == "nan")
+
+
+def pinball(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Loss of the 0.9 quantile."""
+    error = targets - predictions
+    return torch.maximum(0.9 * error, -0.1 * error).mean()
+
+
+def within_one(predictions: np.ndarray, targets: np.ndarray) -> float:
+    return float((np.abs(predictions - targets) <= 1).mean())
+
+
+within_one.greater_is_better = True  # type: ignore[attr-defined]
