@@ -102,9 +102,19 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run(name: str, measure: Callable[[bool], Report], argv: Sequence[str] | None = None) -> int:
-    """Parse the options, measure, print, write what was asked for. Exit code 1 when a target of a full run is missed."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=measure.__doc__)
+def run(
+    name: str,
+    measure: Callable[[bool], Report],
+    argv: Sequence[str] | None = None,
+    more_options: Sequence[argparse.ArgumentParser] = (),
+    brief: bool = False,
+) -> int:
+    """Parse options, measure, print, write what was asked for. Exit code 1 when a full run misses a target.
+
+    `more_options` are parsers of options that the caller has read already; `brief` prints the tables alone.
+    """
+    prog = f"python -m benchmarks.{name}"
+    parser = argparse.ArgumentParser(prog, description=measure.__doc__, parents=list(more_options))
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, proves nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured to FILE")
     parser.add_argument("--record", action="store_true", help=f"write benchmarks/results/{name}.md and .json")
@@ -112,7 +122,7 @@ def run(name: str, measure: Callable[[bool], Report], argv: Sequence[str] | None
     if options.quick and options.record:
         parser.error("--record keeps full measurements only; leave out --quick")
     report = measure(options.quick)
-    print(report.markdown())
+    print("\n\n".join(table.markdown() for table in report.tables) if brief else report.markdown())
     if options.json:
         options.json.write_text(report.to_json() + "\n")
     if options.record:
@@ -130,11 +140,8 @@ def in_child(function: Callable[..., dict[str, Any]], **arguments: Any) -> dict[
     with tempfile.TemporaryDirectory(prefix="raymlops-benchmark-") as folder:
         answer, output = Path(folder) / "answer.json", Path(folder) / "output"
         target = [function.__globals__["__spec__"].name, function.__name__, json.dumps(arguments), str(answer)]
-        print(
-            f"... {function.__name__} {' '.join(f'{k}={v}' for k, v in arguments.items() if k != 'work')}"[:110],
-            file=sys.stderr,
-            flush=True,
-        )
+        shown = " ".join(f"{name}={value}" for name, value in arguments.items() if isinstance(value, str | int | float))
+        print(f"... {function.__name__} {shown}"[:150], file=sys.stderr, flush=True)
         with output.open("w") as log:
             code = subprocess.run(
                 [sys.executable, "-m", "benchmarks.common", *target], cwd=ROOT, stdout=log, stderr=log, check=False

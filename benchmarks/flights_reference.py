@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, Report, Table, Target, run
@@ -52,9 +51,11 @@ def measure(storage: str) -> Report:
         ["HGB, schedule and derived columns", found["derived"], ours / found["derived"]],
     ]
     notes = [
-        f'HGB is scikit-learn\'s HistGradientBoostingRegressor(loss="absolute_error", random_state=0), else defaults; '
-        f"fitted on all {len(training):,} training and validation rows, judged on the same {len(holdout):,} holdout rows.",
-        f"Schedule columns: {', '.join(raw)}. Derived columns, by the configuration's own functions: {', '.join(derived)}.",
+        'HGB is scikit-learn\'s HistGradientBoostingRegressor(loss="absolute_error", random_state=0), else defaults; '
+        f"fitted on all {len(training):,} training and validation rows, judged on the same {len(holdout):,} holdout "
+        "rows as raymlops.",
+        f"Schedule columns: {', '.join(raw)}. Derived columns, by the configuration's own functions: "
+        f"{', '.join(derived)}.",
         f"Text columns and weekday are categories to both. Snapshot {job.snapshot[:12]}, run {job.run_id[:12]}.",
     ]
     return Report(
@@ -113,11 +114,11 @@ def reference(fitted: Any, judged: Any, training: Any, holdout: Any, target: str
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--storage", default=".raymlops")
-    options, rest = parser.parse_known_args(argv)
+    parser.add_argument("--storage", default=".raymlops", help="where the run was stored (default: %(default)s)")
+    options, _ = parser.parse_known_args(argv)
     add_user_directory(CONFIG.parent)
     try:
-        return run("flights_reference", lambda quick: measure(options.storage), rest)
+        return run("flights_reference", lambda quick: measure(options.storage), argv, [parser], brief=True)
     except RaymlopsError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from benchmarks.common import ROOT, Report, Table, Target, in_child, run
+from benchmarks.common import Report, Table, Target, in_child, run
+from benchmarks.searchers import WORKERS, optuna, prepare, raymlops, trainer_per_trial, tune_defaults
 
-if TYPE_CHECKING:
-    from raymlops.training.trial import TrialContext
-
-CONFIG = ROOT / "configs" / "flights.yaml"
-WORKERS = 2
-"""Trials at a time; every contender gets two cores."""
-TINY = ["train.epochs=1", "train.batch_size=1000000", "search.scheduler=fifo"]
-"""A trial of one optimiser step: what remains is overhead."""
-OURS, TUNE, TRAINER, OPTUNA = "raymlops", "Tune, defaults", "TorchTrainer per trial", "Optuna + plain loop"
+OURS, TUNE, TRAINER = "raymlops", "Tune, defaults", "TorchTrainer per trial"
+SINGLE, DOUBLE = "Optuna, 1 × 2 threads", "Optuna, 2 × 1 thread"
 WHAT = """\
 A search over the flights data: the same snapshot, configurations, model, optimiser, schedule and number of epochs for
 everyone, two cores each, every contender in a process of its own. Per-trial overhead is (wall-clock seconds × trials at
@@ -40,12 +30,12 @@ def measure(quick: bool) -> Report:
             shared = {"work": work, "digest": digest, "trials": count, **more}
             return {kind: in_child(contender, tiny=kind == "tiny", **shared) for kind in ("full", "tiny")}
 
-        found: dict[str, list[dict[str, Any]]] = {OURS: [], "Optuna, 1 × 2 threads": [], "Optuna, 2 × 1 thread": []}
+        found: dict[str, list[dict[str, Any]]] = {OURS: [], SINGLE: [], DOUBLE: []}
         for _ in range(repeats):  # interleaved, so that a slow minute of the machine hits all of them
             found[OURS].append(both(raymlops, trials))
             drawn = {kind: found[OURS][0][kind]["values"] for kind in ("full", "tiny")}
-            found["Optuna, 1 × 2 threads"].append(_drawn(optuna, work, digest, drawn, trials, jobs=1))
-            found["Optuna, 2 × 1 thread"].append(_drawn(optuna, work, digest, drawn, trials, jobs=2))
+            found[SINGLE].append(_drawn(optuna, work, digest, drawn, trials, jobs=1))
+            found[DOUBLE].append(_drawn(optuna, work, digest, drawn, trials, jobs=2))
         found[TUNE] = [_drawn(tune_defaults, work, digest, drawn, trials)]
         found[TRAINER] = [_drawn(trainer_per_trial, work, digest, drawn, trainer_trials)]
     return _report(found, trials, trainer_trials, repeats, quick)
@@ -84,17 +74,17 @@ def _report(
             get("startup"),
         ]
 
-    names = [OURS, TUNE, TRAINER, *sorted(name for name in found if name.startswith("Optuna"))]
+    names = [OURS, TUNE, TRAINER, SINGLE, DOUBLE]
     overhead = {kind: {name: median(name, kind, _overhead) for name in names} for kind in ("full", "tiny")}
-    peer = min(names[3:], key=lambda name: median(name, "full", lambda result: result["wall"]))
+    peer = min((SINGLE, DOUBLE), key=lambda name: median(name, "full", lambda result: result["wall"]))
     walls = {name: median(name, "full", lambda result: result["wall"]) for name in names}
     header = ("contender", "trials", "epochs", "wall s", "in epochs s", "overhead s/trial", "× raymlops", "start-up s")
     notes = [
         "Pruning: successive halving in its asynchronous form, rungs after epochs 2 and 6 of at most 8, one in three "
-        "kept: Tune's ASHAScheduler for the first three, Optuna's SuccessiveHalvingPruner for the last. The rules differ "
-        "in rounding, and both depend on which trial arrives first, so the number of epochs trained is shown.",
-        f"Start-up is not part of wall: starting Ray, and importing torch and the training code in {WORKERS} workers; for "
-        "Optuna importing torch and Optuna. Reading the encoded data is part of wall for everyone.",
+        "kept: Tune's ASHAScheduler for the first three, Optuna's SuccessiveHalvingPruner for the rest. They round "
+        "differently, and both depend on which trial arrives first, so the number of epochs trained is shown.",
+        f"Start-up is not part of wall: starting Ray, and importing torch and the training code in {WORKERS} workers; "
+        "for Optuna importing torch and Optuna. Reading the encoded data is part of wall for everyone.",
         "raymlops writes a checkpoint (safetensors, fsync) at every best epoch; the others write none.",
         "Tune, defaults: a function trainable, data by with_parameters, default loggers, no actor reuse.",
         f"TorchTrainer per trial: a Tune trial drives one TorchTrainer with one worker, {WORKERS} at a time; only "
@@ -119,253 +109,6 @@ def _report(
 
 def _overhead(result: dict[str, Any]) -> float:
     return float((result["wall"] * result["at_once"] - result["training"]) / result["trials"])
-
-
-# -- what runs in child processes --------------------------------------------------------------------------------------
-
-
-def prepare(work: str) -> dict[str, Any]:
-    """Build the snapshot that everybody trains on."""
-    from datetime import UTC, datetime
-
-    from raymlops.cluster import connected
-    from raymlops.config.tree import RayConfig
-    from raymlops.data.build import build_snapshot
-    from raymlops.imports import resolve, ship_by_value, user_functions
-    from raymlops.store import Store
-
-    config = _config(work, [])
-    functions = {name: resolve(path, name) for name, path in user_functions(config).items()}
-    with connected(RayConfig(num_cpus=WORKERS)):
-        ship_by_value(CONFIG.parent)
-        built = build_snapshot(config, CONFIG.parent, Store.at(work), "benchmark", datetime.now(UTC), functions)
-    return {"digest": built.snapshot.hash}
-
-
-def raymlops(work: str, digest: str, trials: int, tiny: bool) -> dict[str, Any]:
-    """The search engine as `raymlops run` uses it."""
-    with _ray() as startup:
-        from raymlops.training.search import run_search, share_parts
-
-        context = _context(work, digest, tiny, [f"search.trials={trials}"])
-        began = time.perf_counter()
-        records, _ = run_search(context, share_parts(context.snapshot, context.config))
-        wall = time.perf_counter() - began
-    lengths = [epoch["seconds"] for record in records for epoch in record.curves]
-    found = _result(wall, WORKERS, startup, len(records), len(lengths), sum(lengths))
-    return {**found, "values": [record.values for record in records]}
-
-
-def tune_defaults(work: str, digest: str, values: list[dict[str, Any]], tiny: bool) -> dict[str, Any]:
-    """A function trainable as Tune's own guide writes it."""
-    with _ray() as startup:
-        from ray import tune
-
-        from benchmarks.plain import load_parts
-
-        context = _context(work, digest, tiny)
-        began = time.perf_counter()
-        trainable = tune.with_parameters(_tune_trial, context=context, parts=load_parts(context))
-        grid = _fit(trainable, context, values, tune.TuneConfig)
-        wall = time.perf_counter() - began
-    last = [result.metrics for result in grid]
-    epochs, training = sum(m["epoch"] for m in last), sum(m["spent"] for m in last)
-    return _result(wall, WORKERS, startup, len(last), epochs, training)
-
-
-def trainer_per_trial(work: str, digest: str, values: list[dict[str, Any]], tiny: bool) -> dict[str, Any]:
-    """A Tune trial that drives a TorchTrainer, the way Ray documents for Train v2."""
-    with _ray() as startup:
-        import ray
-        from ray import tune
-
-        from benchmarks.plain import load_parts
-
-        context = _context(work, digest, tiny)
-        began = time.perf_counter()
-        driver = tune.with_parameters(_trainer_trial, context=context, parts=ray.put(load_parts(context)))
-        trainable = tune.with_resources(driver, {"cpu": 0.01})
-        grid = _fit(trainable, context, values, lambda **more: tune.TuneConfig(max_concurrent_trials=WORKERS, **more))
-        wall = time.perf_counter() - began
-    last = [result.metrics for result in grid]
-    epochs, training = sum(m["epoch"] for m in last), sum(m["spent"] for m in last)
-    return _result(wall, WORKERS, startup, len(last), epochs, training)
-
-
-def optuna(work: str, digest: str, values: list[dict[str, Any]], tiny: bool, jobs: int) -> dict[str, Any]:
-    """Optuna's study and the plain loop in one process."""
-    began = time.perf_counter()
-    import optuna as library
-    import torch
-
-    from benchmarks.plain import load_parts, train_plainly
-
-    library.logging.set_verbosity(library.logging.WARNING)
-    torch.set_num_threads(WORKERS // jobs)
-    context = _context(work, digest, tiny)
-    torch.zeros(8, requires_grad=True).sum().backward()
-    startup = time.perf_counter() - began
-
-    began = time.perf_counter()
-    parts = load_parts(context)
-    scale, search = context.target.scale, context.config.search
-    seconds: dict[int, float] = {}
-    epochs: dict[int, int] = {}
-
-    def objective(trial: Any) -> float:
-        best = float("inf")
-
-        def report(epoch: int, error: float, spent: float) -> bool:
-            nonlocal best
-            best = min(best, error)
-            seconds[trial.number], epochs[trial.number] = spent, epoch
-            trial.report(error, epoch)
-            return bool(trial.should_prune())
-
-        train_plainly(context.config, context.spec, values[trial.number], parts, scale, report)
-        return best
-
-    pruner: Any = library.pruners.NopPruner()
-    if search.scheduler == "asha":
-        pruner = library.pruners.SuccessiveHalvingPruner(search.grace_epochs, int(search.reduction_factor), 0)
-    study = library.create_study(direction="minimize", pruner=pruner)
-    study.optimize(objective, n_trials=len(values), n_jobs=jobs)
-    wall = time.perf_counter() - began
-    return _result(wall, jobs, startup, len(values), sum(epochs.values()), sum(seconds.values()))
-
-
-def _result(wall: float, at_once: int, startup: float, trials: int, epochs: int, training: float) -> dict[str, Any]:
-    return {
-        "wall": wall,
-        "at_once": at_once,
-        "startup": startup,
-        "trials": trials,
-        "epochs": epochs,
-        "training": training,
-    }
-
-
-@contextmanager
-def _ray() -> Iterator[float]:
-    """Ray on two cores with warm workers; yields how long that took."""
-    began = time.perf_counter()
-    from raymlops.cluster import connected
-    from raymlops.config.tree import RayConfig
-
-    with connected(RayConfig(num_cpus=WORKERS)):
-        import ray
-        from ray import tune  # noqa: F401  (its import belongs to start-up)
-
-        import raymlops.training.search  # noqa: F401
-
-        ray.get([ray.remote(_warm).remote() for _ in range(WORKERS)])
-        yield time.perf_counter() - began
-
-
-def _warm() -> None:
-    import torch
-
-    import benchmarks.plain
-    import raymlops.training.search  # noqa: F401
-
-    torch.zeros(8, requires_grad=True).sum().backward()
-    time.sleep(0.5)  # long enough that the other worker gets the other task
-
-
-def _config(work: str, overrides: list[str]) -> Any:
-    from raymlops.config.loading import load_config
-    from raymlops.imports import add_user_directory
-
-    add_user_directory(CONFIG.parent)
-    return load_config(CONFIG, [f"storage={work}", *overrides])
-
-
-def _context(work: str, digest: str, tiny: bool, overrides: list[str] | None = None) -> TrialContext:
-    from raymlops.data.snapshot import Snapshot
-    from raymlops.features.transform import Transform
-    from raymlops.imports import resolve, user_functions
-    from raymlops.store import Store
-    from raymlops.training.loop import Target as Scale
-    from raymlops.training.trial import TrialContext
-
-    config = _config(work, [*(TINY if tiny else []), *(overrides or [])])
-    snapshot = Snapshot.open(Store.at(work), digest)
-    found = {name: resolve(path, name) for name, path in user_functions(config).items()}
-    derived = {name: found[f"features.derived.{name}.function"] for name in config.features.derived}
-    spec = Transform(config.features, snapshot.state(), config.task, derived).spec
-    path = f"runs/{os.getpid()}"
-    return TrialContext(config, spec, Scale(**snapshot.state().target), snapshot, Store.at(work), path)
-
-
-def _fit(trainable: Any, context: TrialContext, values: list[dict[str, Any]], settings: Callable[..., Any]) -> Any:
-    """Every given configuration once, pruned like raymlops prunes."""
-    from ray import tune
-
-    search = context.config.search
-    scheduler = None
-    if search.scheduler == "asha":
-        scheduler = tune.schedulers.ASHAScheduler(
-            time_attr="epoch",
-            max_t=context.config.train.epochs,
-            grace_period=search.grace_epochs,
-            reduction_factor=search.reduction_factor,
-        )
-    tuner = tune.Tuner(
-        trainable,
-        param_space={"values": tune.grid_search(values)},
-        tune_config=settings(metric="metric", mode="min", scheduler=scheduler),
-        run_config=tune.RunConfig(name="tune", storage_path=str(Path(context.store.uri) / context.path)),
-    )
-    grid = tuner.fit()
-    if grid.errors:
-        raise grid.errors[0]
-    return grid
-
-
-def _tune_trial(drawn: dict[str, Any], context: TrialContext, parts: Any) -> None:
-    from ray import tune
-
-    from benchmarks.plain import train_plainly
-
-    def report(epoch: int, error: float, spent: float) -> bool:
-        tune.report({"metric": error, "epoch": epoch, "spent": spent})
-        return False  # Tune stops the trial itself
-
-    train_plainly(context.config, context.spec, drawn["values"], parts, context.target.scale, report)
-
-
-def _trainer_trial(drawn: dict[str, Any], context: TrialContext, parts: Any) -> None:
-    import uuid
-
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    trainer = TorchTrainer(
-        _trainer_worker,
-        train_loop_config={"values": drawn["values"], "context": context, "parts": parts},
-        scaling_config=ScalingConfig(num_workers=1),
-        run_config=RunConfig(
-            name=uuid.uuid4().hex,
-            storage_path=str(Path(context.store.uri) / context.path / "train"),
-            callbacks=[TuneReportCallback()],
-        ),
-    )
-    trainer.fit()
-
-
-def _trainer_worker(settings: dict[str, Any]) -> None:
-    import ray
-    import ray.train
-
-    from benchmarks.plain import train_plainly
-
-    def report(epoch: int, error: float, spent: float) -> bool:
-        ray.train.report({"metric": error, "epoch": epoch, "spent": spent})
-        return False
-
-    context, parts = settings["context"], ray.get(settings["parts"])
-    train_plainly(context.config, context.spec, settings["values"], parts, context.target.scale, report)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,9 +36,13 @@ StorageOption = Annotated[str, typer.Option(help="Storage of the runs: a path or
 def main() -> None:
     """Entry point: our errors become one message and an exit code, never a traceback."""
     try:
-        app(standalone_mode=True)
+        app(prog_name="raymlops")
     except RaymlopsError as error:
         _fail(error)
+    except Exception as error:  # a defect: one line for the user, the rest for whoever looks into it
+        with tempfile.NamedTemporaryFile("w", prefix="raymlops-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        _fail(RaymlopsError(f"unexpected {type(error).__name__}: {error}; the details are in {log.name}"))
 
 
 def _fail(error: RaymlopsError) -> None:
@@ -117,7 +123,7 @@ def runs(
     from raymlops.tables import print_runs
 
     rows = list_runs(storage, tracking_uri, name, limit)
-    _print_json([row.to_dict() for row in rows]) if as_json else print_runs(rows)
+    _print_json({"runs": [row.to_dict() for row in rows]}) if as_json else print_runs(rows)
 
 
 @app.command()
@@ -134,7 +140,7 @@ def models(
     from raymlops.tables import print_models
 
     rows = list_models(storage, tracking_uri, name)
-    _print_json([row.to_dict() for row in rows]) if as_json else print_models(rows)
+    _print_json({"models": [row.to_dict() for row in rows]}) if as_json else print_models(rows)
 
 
 @app.command()
@@ -152,7 +158,10 @@ def report(
 
     run_id, html = find_report(storage, tracking_uri, run)
     target = output or Path(f"report-{run_id[:12]}.html")
-    target.write_text(html, encoding="utf-8")
+    try:
+        target.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise RaymlopsError(f"--output: cannot write {target}: {error.strerror}") from error
     _print_json({"run_id": run_id, "report": str(target)}) if as_json else print(target)
 
 
@@ -184,12 +193,19 @@ def predict(
 
 
 @app.command()
-def init(directory: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty directory.")]) -> None:
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty directory.")], as_json: AsJson = False
+) -> None:
     """Create a project that runs: configuration, data function, model, test and CI workflow."""
     from raymlops.scaffold import create_project
 
-    for path in create_project(directory):
+    written = create_project(directory)
+    if as_json:
+        _print_json({"files": [str(path) for path in written]})
+        return
+    for path in written:
         print(path)
+    print(f"\nnext: cd {directory} && raymlops run model.yaml")
 
 
 @app.command()
@@ -199,5 +215,6 @@ def doctor(storage: StorageOption = ".raymlops", as_json: AsJson = False) -> Non
     from raymlops.tables import print_findings
 
     findings = examine(storage)
-    _print_json([f.to_dict() for f in findings]) if as_json else print_findings(findings)
-    raise typer.Exit(1 if any(f.status == "error" for f in findings) else 0)
+    ok = all(finding.status != "error" for finding in findings)
+    _print_json({"ok": ok, "findings": [f.to_dict() for f in findings]}) if as_json else print_findings(findings)
+    raise typer.Exit(0 if ok else 1)

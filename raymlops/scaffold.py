@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from raymlops.errors import ConfigError
+from raymlops.errors import ConfigError, RaymlopsError
 
 FILES = {
     "model.yaml": "model.yaml.tmpl",
@@ -20,14 +20,20 @@ FILES = {
 
 
 def create_project(directory: Path) -> list[Path]:
-    """Write the files and return their paths. Raises ConfigError rather than touch a directory that is not empty."""
+    """Write the files and return their paths. Raises ConfigError rather than touch a directory that is not empty.
+
+    Raises RaymlopsError when the disk refuses.
+    """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigError(f"DIR: {directory} exists and is not an empty directory; nothing was written")
     source = resources.files("raymlops") / "scaffold_files"
     written = []
     for name, template in FILES.items():
         target = directory / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text((source / template).read_text(encoding="utf-8"), encoding="utf-8")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text((source / template).read_text(encoding="utf-8"), encoding="utf-8")
+        except OSError as error:
+            raise RaymlopsError(f"DIR: cannot write {target}: {error.strerror}") from error
         written.append(target)
     return written

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 from raymlops.errors import RaymlopsError
 
@@ -38,14 +41,22 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 
 @dataclass(frozen=True)
 class Store:
-    """Paths given to methods are relative to `uri` and use forward slashes. Picklable."""
+    """Paths given to methods are relative to `uri` and use forward slashes; none leads out of it. Picklable."""
 
     uri: str
+
+    def __post_init__(self) -> None:
+        if self.uri.startswith("file://"):
+            object.__setattr__(self, "uri", unquote(urlsplit(self.uri).path))
 
     @classmethod
     def at(cls, storage: str) -> Store:
         """The store at a path (relative to the working directory) or URI."""
         return cls(storage if "://" in storage else str(Path(storage).expanduser().resolve()))
+
+    def __post_init__(self) -> None:
+        if self.uri.startswith("file://"):  # a local path in other words; only those get atomic writes
+            object.__setattr__(self, "uri", url2pathname(urlparse(self.uri).path))
 
     @property
     def is_local(self) -> bool:
@@ -57,15 +68,26 @@ class Store:
         return filesystem, root.rstrip("/")
 
     def location(self, path: str) -> str:
-        """Absolute path or URI, for libraries that open it themselves."""
+        """Absolute path or URI, for libraries that open it themselves. Raises StoreError when it is not below `uri`."""
+        self._check(path)
         return str(Path(self.uri) / path) if self.is_local else f"{self.uri.rstrip('/')}/{path}"
+
+    def _check(self, path: str) -> None:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise StoreError(f"{path!r} leads out of the store {self.uri}")
 
     def write(self, path: str, data: bytes) -> None:
         """Write or replace a file. Raises StoreError; a failed write leaves the old file, if any, untouched."""
+        self._check(path)
         try:
             if not self.is_local:
                 filesystem, root = self._remote
-                with filesystem.open_output_stream(f"{root}/{path}") as out:  # object stores publish on close
+                try:
+                    out = filesystem.open_output_stream(f"{root}/{path}")
+                except FileNotFoundError:  # object stores have no directories, other filesystems do
+                    filesystem.create_dir(f"{root}/{path}".rpartition("/")[0], recursive=True)
+                    out = filesystem.open_output_stream(f"{root}/{path}")
+                with out:  # object stores publish on close
                     out.write(data)
                 return
             target = Path(self.uri) / path
@@ -89,6 +111,7 @@ class Store:
         it is a look before a write: two writers in the same instant may both succeed, so callers only create files
         whose content is determined by their name.
         """
+        self._check(path)
         if not self.is_local:
             if self.exists(path):
                 return False
@@ -111,6 +134,7 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """Raises StoreError when the file is missing or unreadable."""
+        self._check(path)
         try:
             if self.is_local:
                 return (Path(self.uri) / path).read_bytes()
@@ -121,6 +145,7 @@ class Store:
             raise StoreError(f"cannot read {self.location(path)}: {error.strerror or error}") from error
 
     def exists(self, path: str) -> bool:
+        self._check(path)
         if self.is_local:
             return (Path(self.uri) / path).exists()
         from pyarrow import fs
@@ -130,6 +155,7 @@ class Store:
 
     def list(self, path: str) -> list[str]:
         """Names directly below `path`, sorted; empty when it does not exist."""
+        self._check(path)
         if self.is_local:
             directory = Path(self.uri) / path
             return sorted(p.name for p in directory.iterdir()) if directory.is_dir() else []
@@ -141,6 +167,7 @@ class Store:
 
     def delete_file(self, path: str) -> None:
         """Remove a file; nothing happens when it does not exist."""
+        self._check(path)
         with contextlib.suppress(FileNotFoundError):
             if self.is_local:
                 (Path(self.uri) / path).unlink()
@@ -150,6 +177,7 @@ class Store:
 
     def delete_tree(self, path: str) -> None:
         """Remove a directory and what is below it; nothing happens when it does not exist."""
+        self._check(path)
         if self.is_local:
             shutil.rmtree(Path(self.uri) / path, ignore_errors=True)
             return

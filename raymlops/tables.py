@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,6 +13,14 @@ from rich.table import Table
 if TYPE_CHECKING:
     from raymlops.doctor import Finding
     from raymlops.registry.catalog import ModelRow, RunRow
+
+
+WIDE = 200
+"""Columns where there is no terminal: nothing that reads a pipe wants wrapped rows."""
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 def _table(*columns: str) -> Table:
@@ -34,7 +43,7 @@ def age(seconds: float) -> str:
 
 
 def print_runs(rows: Sequence[RunRow]) -> None:
-    console = Console()
+    console = _console()
     if not rows:
         console.print("no runs here yet; start one with: raymlops run CONFIG")
         return
@@ -47,7 +56,7 @@ def print_runs(rows: Sequence[RunRow]) -> None:
 
 
 def print_models(rows: Sequence[ModelRow]) -> None:
-    console = Console()
+    console = _console()
     if not rows:
         console.print("no registered models here yet; the first blessed run becomes the champion")
         return
@@ -59,7 +68,7 @@ def print_models(rows: Sequence[ModelRow]) -> None:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    console = Console(highlight=False)
+    console = _console()
     styles = {"ok": "green", "warning": "yellow", "error": "red"}
     for finding in findings:
         console.print(f"[{styles[finding.status]}]{finding.status:<8}[/]{finding.name:<14}", end="")

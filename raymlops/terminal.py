@@ -87,6 +87,15 @@ class Terminal:
             return store.location(path)
         return str(self.log_path)
 
+    @contextmanager
+    def scratch_log(self) -> Iterator[None]:
+        """For work without a run to keep the log in: it is removed at the end, whatever that is."""
+        try:
+            yield
+        finally:
+            if self.log_path is not None:
+                self.log_path.unlink(missing_ok=True)
+
     def log_error(self, text: str) -> None:
         """Add to the log, which is opened if nothing was logged yet."""
         with self._log().open("a", encoding="utf-8") as log:

@@ -67,14 +67,10 @@ class Contract(Node):
         """Text that `from_yaml` reads back, one column per line, defaults left out."""
         plain = self.model_dump(mode="json", exclude_defaults=True)
         columns = plain.pop("columns")
-        lines = [HEADER + yaml.safe_dump({"version": self.version, **plain}, sort_keys=False, allow_unicode=True)]
-        lines.append("columns:\n")
+        lines = [HEADER, _yaml({"version": self.version, **plain}), "columns:\n"]
         for name, rule in columns.items():
-            shown = {key: _short(value) for key, value in rule.items()}
-            text = yaml.safe_dump(
-                {name: shown}, sort_keys=False, allow_unicode=True, width=110, default_flow_style=True
-            )
-            lines.append("  " + text.strip().removeprefix("{").removesuffix("}").replace("\n", "\n  ") + "\n")
+            text = _yaml({key: _short(value) for key, value in rule.items()}, default_flow_style=True)
+            lines.append(f"  {_key(name)}: " + text.strip().replace("\n", "\n    ") + "\n")
         return "".join(lines)
 
     @classmethod
@@ -146,7 +142,13 @@ def _rounded(value: float, outwards: Any) -> float:
 def _yaml(value: Any, **options: Any) -> str:
     # Left unescaped, some line separators would be written by PyYAML in a form that it reads back as a space.
     readable = json.dumps(value, ensure_ascii=False).isprintable()
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=readable, width=110, **options))
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=readable, **{"width": 110, **options}))
+
+
+def _key(name: str) -> str:
+    """The name as a key on one line, quoted only where it must be."""
+    text = _yaml(name, width=math.inf).removesuffix("...\n").rstrip("\n")
+    return text if "\n" not in text else _yaml(name, width=math.inf, default_style='"').rstrip("\n")
 
 
 def _short(value: Any) -> Any:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 from raymlops.errors import DataError, RaymlopsError
+
+RETRIES = re.compile(r"[\s,'\"(]*Failed to [^\n]* after \d+/\d+ attempts .*", re.DOTALL)
+"""What Ray Data appends to the message of every exception in a map: advice about its own settings."""
 
 
 def user_error(error: BaseException, what: str) -> RaymlopsError:
     """Our own error when there is one inside; otherwise a DataError that begins with `what` and ends with the cause."""
-    seen: BaseException | None = error
-    deepest = error
-    while seen is not None:
-        if isinstance(seen, RaymlopsError):
-            return seen
-        deepest = seen
-        cause = getattr(seen, "cause", None)
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__
-    lines = [line.strip() for line in str(deepest).splitlines() if line.strip()]
-    return DataError(f"{what}: {lines[-1] if lines else type(deepest).__name__}")
+    from ray.exceptions import RayTaskError
+
+    cause = error
+    # A task's error is also an instance of its cause's class, but its message is a whole traceback.
+    while isinstance(cause, RayTaskError) and isinstance(cause.cause, BaseException):
+        cause = cause.cause
+    message = RETRIES.sub("", str(cause)).strip()
+    if isinstance(cause, RaymlopsError):
+        return type(cause)(message)
+    lines = message.splitlines() or [""]
+    # Without a cause, the last line of the traceback is the one that says what happened.
+    text = lines[-1] if isinstance(cause, RayTaskError) else f"{type(cause).__name__}: {lines[0]}"
+    return DataError(f"{what}: {text.strip().removesuffix(':')}")

@@ -112,6 +112,7 @@ def scan(source: OpenedSource, block_pass: BlockPass) -> Scan:
         results = source.dataset.map_batches(
             block_pass, batch_format="pyarrow", batch_size=source.portion, zero_copy_batch=True
         )
+        results.context.raise_original_map_exception = True  # else the cause is lost between processes
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
             for packed in batch.column("result").to_pylist():
                 found.add(BlockResult.unpack(packed))

@@ -165,7 +165,15 @@ class FitPartial:
 
     def _target(self, task: str) -> dict[str, Any]:
         if task == "regression":
-            mean, deviation = _moments(self.sample[TARGET])
+            try:
+                mean, deviation = _moments(self.sample[TARGET])
+            except OverflowError:
+                mean = deviation = math.inf
+            if not math.isfinite(deviation):
+                largest = np.abs(self.sample[TARGET]).max()
+                raise DataError(
+                    f"label: values up to {largest:g} cannot be scaled; expected magnitudes below about 1e150"
+                )
             return {"mean": mean, "scale": deviation or 1.0}
         found = self.counts[TARGET]
         numbers = all(re.fullmatch(r"-?[0-9]+", label) for label in found)

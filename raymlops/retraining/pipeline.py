@@ -7,7 +7,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from raymlops.cluster import check_shared_storage, connected
 from raymlops.config import Config
+from raymlops.errors import DataError
 from raymlops.imports import resolve, ship_by_value, user_functions
 from raymlops.retraining.result import RunResult
 from raymlops.retraining.watch import Watch
@@ -24,11 +25,13 @@ from raymlops.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
     from raymlops.data.profile import Profile
     from raymlops.data.snapshot import BuiltSnapshot
     from raymlops.registry.package import ModelPackage
     from raymlops.registry.tracking import Tracker
+    from raymlops.registry.versions import VersionRef
     from raymlops.training.evaluation import Evaluation
     from raymlops.training.gate import Verdict
     from raymlops.training.objective import ValidationMetric
@@ -270,7 +273,7 @@ class Job:
             frame,
             labels,
             package.scores,
-            champion=champion.load().scores if champion is not None else None,
+            champion=champion_scores(champion, package.classes) if champion is not None else None,
             champion_version=champion.version if champion is not None else None,
             metric=self.metric,
             seed=self.config.seed,
@@ -350,6 +353,18 @@ class Job:
             seconds=self.steps.seconds,
         )
         self.tracker.log_report(render_report(data))
+
+
+def champion_scores(champion: VersionRef, classes: list[str]) -> Callable[[pd.DataFrame], np.ndarray]:
+    """Scores of the champion, loaded when asked for: one that cannot be loaded is the gate's business."""
+
+    def scores(frame: pd.DataFrame) -> np.ndarray:
+        package = champion.load()
+        if package.classes != classes:
+            raise DataError(f"it knows the classes {package.classes}, this model {classes}")
+        return package.scores(frame)
+
+    return scores
 
 
 def report_profile(profile: Profile) -> dict[str, dict[str, Any]]:

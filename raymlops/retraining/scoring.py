@@ -63,7 +63,12 @@ def score_command(
     if destination.list(""):
         raise DataError(f"--output: {output} exists and is not empty; predictions are never overwritten")
     terminal = Terminal(sys.stderr if quiet else sys.stdout)
-    with terminal.live(), terminal.quiet(), tempfile.TemporaryDirectory(prefix="raymlops-") as folder:
+    with (
+        terminal.scratch_log(),
+        terminal.live(),
+        terminal.quiet(),
+        tempfile.TemporaryDirectory(prefix="raymlops-") as folder,
+    ):
         terminal.step_started("model", f"fetch {model} from the registry")
         began = time.perf_counter()
         version = find_version(tracking(tracking_uri, Store.at(storage)), model)

@@ -162,7 +162,10 @@ def _minimum(
         allowed = {text(value) for value in (wanted if isinstance(wanted, list) else [wanted])}
         named &= Rows.of(frame[[column]]).codes(column, lambda value, allowed=allowed: int(value in allowed)) == 1  # type: ignore[misc]
     count = int(named.sum())
-    shown = ", ".join(f"{column} = {wanted}" for column, wanted in rule.where.items())
+    shown = " and ".join(
+        f"{column} in {', '.join(map(str, wanted))}" if isinstance(wanted, list) else f"{column} = {wanted}"
+        for column, wanted in rule.where.items()
+    )
     if count < rule.min_rows:
         detail = f"{name}: {count:,} holdout rows have {shown}, at least {rule.min_rows:,} are needed to test it"
         return BehaviourResult(name, rule.kind, False, detail, count)

@@ -19,7 +19,7 @@ WEIGHTS, FACTS = "weights.safetensors", "checkpoint.json"
 
 def weights_bytes(weights: Mapping[str, torch.Tensor]) -> bytes:
     """Deterministic bytes of named tensors: sorted by name, contiguous, on the CPU, no metadata."""
-    return bytes(save_tensors({name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}))
+    return bytes(save_tensors({name: weights[name].detach().cpu().contiguous().clone() for name in sorted(weights)}))
 
 
 def save_checkpoint(store: Store, path: str, weights: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> str:

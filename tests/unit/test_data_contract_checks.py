@@ -43,9 +43,11 @@ def kinds_of(table: pa.Table) -> dict[str, str]:
 def violations(contract: Contract, table: pa.Table, now: datetime = datetime(2024, 1, 6, tzinfo=UTC)) -> list[str]:
     """Every violation of a table, in the words that a user reads, without examples."""
     table, profile = profiled(table)
-    newest = max((t for t in table.column("at").to_pylist() if t is not None), default=None) if "at" in kinds_of(
-        table
-    ) else None
+    newest = (
+        max((t for t in table.column("at").to_pylist() if t is not None), default=None)
+        if "at" in kinds_of(table)
+        else None
+    )
     found = [str(v) for v in schema_violations(contract, kinds_of(table))]
     if not found:
         found = [f"{column}: {check}: {int(m.sum())}" for (column, check), m in row_checks(contract, table, []).items()]
@@ -113,10 +115,10 @@ def test_a_contract_keeps_the_data_that_it_was_inferred_from(rows: list[Any], sl
 
 
 def test_nothing_is_promised_about_a_column_without_values() -> None:
-    contract = inferred(trips().append_column("note", pa.nulls(240, pa.string())).append_column("z", pa.nulls(240)))
-    assert "z" not in contract.columns
-    later = replaced(trips(), "z", ["word"] * 240)
-    assert violations(contract, later) == []
+    contract = inferred(trips().append_column("note", pa.nulls(240)))
+    assert "note" not in contract.columns
+    for later in (trips(), replaced(trips(), "note", ["word"] * 240), replaced(trips(), "note", range(240))):
+        assert violations(contract, later) == []
 
 
 def test_many_values_are_no_categories() -> None:
@@ -126,7 +128,26 @@ def test_many_values_are_no_categories() -> None:
 # --- the YAML file ---
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12) | st.sampled_from(
-    ["true", "null", "3", "a: b", "{x}", "#", "? ", "- ", "'", '"', "x" * 200, "a\nb", "@", "on", "~", "!tag", "&a", "*a"]
+    [
+        "true",
+        "null",
+        "3",
+        "a: b",
+        "{x}",
+        "#",
+        "? ",
+        "- ",
+        "'",
+        '"',
+        "x" * 200,
+        "a\nb",
+        "@",
+        "on",
+        "~",
+        "!tag",
+        "&a",
+        "*a",
+    ]
 )
 rules = st.one_of(
     st.builds(
@@ -146,7 +167,7 @@ rules = st.one_of(
 )
 contracts = st.builds(
     Contract,
-    columns=st.dictionaries(names, rules, max_size=5),
+    columns=st.dictionaries(names, rules, min_size=1, max_size=4),
     keys=st.lists(names, max_size=2),
     min_rows=st.integers(1, 10**9),
     max_rows=st.none() | st.integers(1, 10**12),
@@ -180,12 +201,17 @@ def test_one_column_is_one_line_and_comments_stay_comments() -> None:
         (("kind: boolean", "kind: bool"), r"columns\.late\.kind: found 'bool'; .*'boolean'"),
         (("min_rows: 120", "min_rows: many"), r"min_rows: found 'many'"),
         (("min: -1.5, max: 4.5", "min: 5, max: 4"), r"columns\.stops: found min 5 > max 4"),
-        (("kind: boolean", "kind: boolean, min: 0"), r"min and max are for kinds integer and number, found kind boolean"),
+        (
+            ("kind: boolean", "kind: boolean, min: 0"),
+            r"min and max are for kinds integer and number, found kind boolean",
+        ),
         (("kind: boolean", "kind: boolean, categories: [a]"), r"categories are for kind string, found kind boolean"),
-        (("kind: integer", "kind: string, closed: true"), "."),
         (("version: 1", "version: 2"), r"version: found 2"),
         (("columns:", "columns: ["), r"c\.yaml: not valid YAML"),
-        (("columns:\n", "columns:\n  late: {kind: boolean}\n"), r"c\.yaml: not valid YAML: .*key 'late' is given twice"),
+        (
+            ("columns:\n", "columns:\n  late: {kind: boolean}\n"),
+            r"c\.yaml: not valid YAML: .*key 'late' is given twice",
+        ),
     ],
 )
 def test_mistakes_in_an_edited_file_are_named(edit: tuple[str, str], message: str) -> None:
@@ -199,6 +225,11 @@ def test_all_mistakes_are_listed_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         Contract.from_yaml("columns: {a: {kind: x}, b: {kind: number, maximum: 3}}\nkey: [a]\n", "c.yaml")
     assert len(caught.value.problems) == 3
+
+
+def test_lists_as_keys_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"c\.yaml: not valid YAML: .*unhashable key"):
+        Contract.from_yaml("columns: {[a, b]: {kind: number}}", "c.yaml")
 
 
 def test_closed_needs_categories() -> None:

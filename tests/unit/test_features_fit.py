@@ -225,6 +225,7 @@ def fit_text(value: Any) -> str:
         ("binary", ["a", "a", "a"], "needs 2 classes, training rows have 1"),
         ("multiclass", ["a", "a", "a"], "at least 2 classes"),
         ("binary", ["a", None, "b"], "label: 1 of 3 training rows have no usable value"),
+        ("regression", [1e308, 0.0, -1e308], r"label: values up to 1e\+308 cannot be scaled"),
         ("regression", [1.0, None, float("inf")], "label: 2 of 3 training rows have no usable value"),
     ],
 )
