@@ -76,8 +76,11 @@ class Store:
         if path.startswith("/") or ".." in path.split("/"):
             raise StoreError(f"{path!r} leads out of the store {self.uri}")
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write or replace a file. Raises StoreError; a failed write leaves the old file, if any, untouched."""
+    def write(self, path: str, data: bytes, sync: bool = True) -> None:
+        """Write or replace a file. Raises StoreError; a failed write leaves the old file, if any, untouched.
+
+        `sync=False` does not wait for the disk: for files that a hash elsewhere vouches for, or that can be made again.
+        """
         self._check(path)
         try:
             if not self.is_local:
@@ -96,8 +99,9 @@ class Store:
             try:
                 with temporary.open("wb") as file:
                     file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                    if sync:
+                        file.flush()
+                        os.fsync(file.fileno())
                 temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)

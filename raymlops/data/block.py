@@ -208,7 +208,7 @@ class BlockPass:
             order = chosen[np.argsort(ids[chosen], kind="stable")]
             piece = table.take(pa.array(order)).add_column(0, ROW_ID, pa.array(ids[order]))
             name = f"{self.staging}/{part}-{uuid.uuid4().hex[:12]}.parquet"
-            self.store.write(name, parquet_bytes(piece, ROWS_PER_GROUP))
+            self.store.write(name, parquet_bytes(piece, ROWS_PER_GROUP), sync=False)
             result.pieces[part] = (name, len(order))
             if time is not None:
                 result.times |= _span(part, piece, time)

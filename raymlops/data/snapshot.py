@@ -128,8 +128,11 @@ def directory(digest: str) -> str:
 
 
 def digest_of(identity: Mapping[str, Any]) -> str:
-    """The snapshot's name: a hash of everything that its files depend on."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+    """The snapshot's name: a hash of everything that its files depend on.
+
+    Keys keep their order: the order in which features are declared is the order of the encoded columns.
+    """
+    return hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()
 
 
 def describe_file(data: bytes, rows: int) -> dict[str, Any]:

@@ -391,5 +391,8 @@ class Judged:
 
 
 def _import_slow_modules() -> None:
+    from raymlops.registry.backend import prepare_environment
+
+    prepare_environment()  # before MLflow reads it
     for name in SLOW_IMPORTS:
         importlib.import_module(name)

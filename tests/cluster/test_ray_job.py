@@ -60,7 +60,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def end(pid: int) -> None:
     """The process and everything that it started."""
-    family = psutil.Process(pid).children(recursive=True) + [psutil.Process(pid)]
+    family = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.terminate()
