@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/.run
 	$(BIN)/raymlops run configs/flights.yaml
+	$(BIN)/python -m benchmarks.flights_reference
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest --cov=raymlops --cov-report=term:skip-covered --durations=10

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 from raymlops.config.tree import Config, RayConfig
 from raymlops.errors import ConfigError, RaymlopsError
@@ -78,7 +81,11 @@ def connected(config: RayConfig) -> Iterator[Cluster]:
         except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
             where = f"the cluster at {address}" if address else "a local Ray"
             raise RaymlopsError(f"ray: cannot start or join {where}: {str(error).splitlines()[0]}") from error
-    try:
+    stack = ExitStack()
+    if owned:
+        stack.enter_context(_termination_interrupts())
+        stack.callback(ray.shutdown)
+    with stack:
         alive = [node for node in ray.nodes() if node["Alive"]]
         resources = ray.cluster_resources()
         yield Cluster(
@@ -88,9 +95,29 @@ def connected(config: RayConfig) -> Iterator[Cluster]:
             cpus=resources.get("CPU", 0.0),
             gpus=resources.get("GPU", 0.0),
         )
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the work like Ctrl-C, so that its run is closed and a local Ray stopped.
+
+    With the handler that `ray.init` leaves behind, the process would abort three seconds after a SIGTERM.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # A hang-up that is ignored (nohup) stays ignored.
+    chosen = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in chosen}
+    try:
+        yield
     finally:
-        if owned:
-            ray.shutdown()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check_shared_storage(config: Config, store: Store, nodes: int) -> None:

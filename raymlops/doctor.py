@@ -102,15 +102,18 @@ def _accelerators() -> Finding:
 
 
 def _store(storage: str) -> list[Finding]:
-    store = Store.at(storage)
+    wanted = store = Store.at(storage)
+    if store.is_local:  # what does not exist yet is not created: the nearest directory that exists has to allow it
+        store = Store(str(next(p for p in (Path(store.uri), *Path(store.uri).parents) if p.exists())))
     probe = f".doctor-{uuid.uuid4().hex[:8]}"
     try:
         store.write(probe, b"probe")
         same = store.read(probe) == b"probe"
         store.delete_file(probe)
     except (RaymlopsError, OSError, ImportError) as error:
-        return [Finding("store", "error", f"{store.uri}: {error}")]
-    findings = [Finding("store", "ok" if same else "error", f"{store.uri} is readable and writable")]
+        return [Finding("store", "error", f"{wanted.uri}: {error}")]
+    state = "is readable and writable" if store == wanted else "does not exist yet and can be created"
+    findings = [Finding("store", "ok" if same else "error", f"{wanted.uri} {state}")]
     if store.is_local:
         free = shutil.disk_usage(store.uri).free / 2**30
         status: Literal["ok", "warning"] = "ok" if free >= 5 else "warning"

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 from urllib.parse import unquote, urlsplit
 
 from raymlops.errors import RaymlopsError
@@ -46,7 +44,7 @@ class Store:
     uri: str
 
     def __post_init__(self) -> None:
-        if self.uri.startswith("file://"):
+        if self.uri.startswith("file://"):  # a local path in other words; only those get atomic writes
             object.__setattr__(self, "uri", unquote(urlsplit(self.uri).path))
 
     @classmethod
@@ -54,17 +52,16 @@ class Store:
         """The store at a path (relative to the working directory) or URI."""
         return cls(storage if "://" in storage else str(Path(storage).expanduser().resolve()))
 
-    def __post_init__(self) -> None:
-        if self.uri.startswith("file://"):  # a local path in other words; only those get atomic writes
-            object.__setattr__(self, "uri", url2pathname(urlparse(self.uri).path))
-
     @property
     def is_local(self) -> bool:
         return "://" not in self.uri
 
     @cached_property
     def _remote(self) -> tuple[Any, str]:
-        filesystem, root = filesystem_of(self.uri)
+        try:
+            filesystem, root = filesystem_of(self.uri)
+        except (OSError, ValueError, ImportError) as error:
+            raise StoreError(f"cannot open {self.uri}: {error}") from error
         return filesystem, root.rstrip("/")
 
     def location(self, path: str) -> str:

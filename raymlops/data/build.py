@@ -96,6 +96,11 @@ def build_snapshot(
             progress(f"contract inferred: {contract_store.location(contract_path)}")
     finally:
         store.delete_tree(staging)
+    new = new_categories(contract, profile)
+    for name, values in new.items():
+        progress(f"{name}: {len(values)} value(s) that the contract does not list: {', '.join(values[:5])}")
+    if found.quarantined:
+        progress(f"{found.quarantined} rows moved aside to {store.location(quarantine)}")
     return BuiltSnapshot(
         snapshot=Snapshot.open(store, digest),
         profile=profile,
@@ -106,7 +111,7 @@ def build_snapshot(
         excluded=found.excluded,
         quarantined=found.quarantined,
         quarantine_path=store.location(quarantine) if found.quarantined else None,
-        new_categories=new_categories(contract, profile),
+        new_categories=new,
     )
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PATH = "__path"
 """Extra column that says which file a row is from; removed before rows are stored."""
 MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 65_536, 524_288
+MAX_BLOCK_BYTES = 256 * 2**20
+"""Row groups are read together up to this size in memory."""
 ENDINGS = {"parquet": (".parquet", ".pq"), "csv": (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt")}
 
 
@@ -84,19 +86,19 @@ def open_parquet(files: Sequence[DataFile], columns: list[str] | None) -> ray.da
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(_footer, files))
     _compare(files, [schema for schema, _ in footers], columns)
-    total = sum(sum(groups) for _, groups in footers)
+    total = sum(rows for _, groups in footers for rows, _ in groups)
     if total == 0:
         raise DataError(f"data.source: {len(files)} file(s), but no rows in any of them")
     share = total // max(1, int(ray.cluster_resources().get("CPU", 1)))
     wanted = min(MAX_BLOCK_ROWS, max(MIN_BLOCK_ROWS, share))
     pieces: list[dict[str, Any]] = []
     for number, (_, groups) in enumerate(footers):
-        start = rows = 0
-        for group, count in enumerate(groups):
-            rows += count
-            if rows and (rows >= wanted or group == len(groups) - 1):
-                pieces.append({"file": number, "first": start, "last": group + 1})
-                start, rows = group + 1, 0
+        first = rows = size = 0
+        for group, (count, memory) in enumerate(groups):
+            rows, size = rows + count, size + memory
+            if rows and (rows >= wanted or size >= MAX_BLOCK_BYTES or group == len(groups) - 1):
+                pieces.append({"file": number, "first": first, "last": group + 1})
+                first, rows, size = group + 1, 0, 0
     return ray.data.from_items(
         [{**piece, **_travel(files[piece["file"]])} for piece in pieces], override_num_blocks=len(pieces)
     ).map_batches(_ParquetReader(columns), batch_format="pyarrow", batch_size=1)
@@ -120,15 +122,16 @@ def _travel(file: DataFile) -> dict[str, Any]:
     return {"uri": file.uri, "keys": [k for k, _ in file.partition], "values": [v for _, v in file.partition]}
 
 
-def _footer(file: DataFile) -> tuple[pa.Schema, list[int]]:
+def _footer(file: DataFile) -> tuple[pa.Schema, list[tuple[int, int]]]:
+    """Schema, and rows and bytes of every row group."""
     import pyarrow.parquet as pq
 
     try:
         filesystem, inner = filesystem_of(file.uri)
         with filesystem.open_input_file(inner) as opened:
             parquet = pq.ParquetFile(opened)
-            counts = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-            return parquet.schema_arrow, counts
+            groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+            return parquet.schema_arrow, [(group.num_rows, group.total_byte_size) for group in groups]
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"data.source: {file.uri} is not a readable parquet file: {error}") from error
 

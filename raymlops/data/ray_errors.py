@@ -6,7 +6,7 @@ import re
 
 from raymlops.errors import DataError, RaymlopsError
 
-RETRIES = re.compile(r"[\s,'\"(]*Failed to [^\n]* after \d+/\d+ attempts .*", re.DOTALL)
+RETRIES = re.compile(r"(\n|, ['\"])Failed to [^\n]* after \d+/\d+ attempts .*", re.DOTALL)
 """What Ray Data appends to the message of every exception in a map: advice about its own settings."""
 
 

@@ -102,16 +102,15 @@ class Scan:
 
 def scan(source: OpenedSource, block_pass: BlockPass) -> Scan:
     """Run the pass. Raises DataError when the source cannot be read, StoreError when a piece cannot be written."""
-    import ray.data
     from ray.exceptions import RayError
 
-    ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     found = Scan()
     try:
         results = source.dataset.map_batches(
             block_pass, batch_format="pyarrow", batch_size=source.portion, zero_copy_batch=True
         )
+        results.context.enable_progress_bars = False
         results.context.raise_original_map_exception = True  # else the cause is lost between processes
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
             for packed in batch.column("result").to_pylist():

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from raymlops.data.snapshot import Snapshot
 
 # Set before Tune reads them: no CSV/JSON/TensorBoard files per trial (MLflow holds the curves), and a trial without the
-# metric (it failed) is recorded instead of ending the search.
-TUNE_ENVIRONMENT = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1"}
+# metric (it failed) is recorded instead of ending the search, and Ctrl-C ends the job: Tune would only end the search
+# and hand over what it has as if that were the result.
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
 
 
 @dataclass

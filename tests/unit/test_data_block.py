@@ -152,7 +152,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, monkeypatch
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(StoreError, match=r"cannot write .*staging/run/.*parquet: No space left on device"):
         scanned(config_of(), tmp_path, [trips()])
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
