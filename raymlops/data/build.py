@@ -88,9 +88,10 @@ def build_snapshot(
                 "time_range": {part: list(span) for part, span in found.times.items() if part != "all"},
                 "source": source.description,
                 "created": now.isoformat(),
+                "directory": run_id,
             }
-            job = ShardJob(config, derived, state, store, directory(digest), kinds)
-            _write(job, manifest, found, profile, contract)
+            job = ShardJob(config, derived, state, store, f"{directory(digest)}/{run_id}", kinds)
+            reused = not _write(job, manifest, found, profile, contract)
         if inferred:
             contract_store.create(contract_path, contract.to_yaml().encode())
             progress(f"contract inferred: {contract_store.location(contract_path)}")
@@ -244,8 +245,12 @@ def _identity(config: Config, found: Scan, kinds: dict[str, str], derived: Funct
     }
 
 
-def _write(job: ShardJob, manifest: dict[str, Any], found: Scan, profile: Profile, contract: Contract) -> None:
-    """Files first, the manifest that vouches for them last; a failure takes them away again."""
+def _write(job: ShardJob, manifest: dict[str, Any], found: Scan, profile: Profile, contract: Contract) -> bool:
+    """Files first, the manifest that vouches for them last; False when another run's manifest came first.
+
+    Every run writes to a directory of its own, so that of several runs with the same content one wins as a whole and
+    the others take away nothing but what is theirs.
+    """
     store, target = job.store, job.target
     profile_json, sketches = profile.to_bytes()
     small = {
@@ -254,15 +259,17 @@ def _write(job: ShardJob, manifest: dict[str, Any], found: Scan, profile: Profil
         "profile.sketches": sketches,
         "contract.yaml": contract.to_yaml().encode(),
     }
+    path = f"{directory(manifest['hash'])}/manifest.json"
     try:
         files = write_shards(job, found.pieces)
         for name, data in small.items():
             store.write(f"{target}/{name}", data)
             files[name] = describe_file(data, 0)
         manifest["files"] = dict(sorted(files.items()))
-        store.create(f"{target}/manifest.json", json.dumps(manifest, indent=1, sort_keys=True, default=str).encode())
-    except BaseException:
-        # Somebody else may have finished the same content in the meantime: what has a manifest stays.
-        if not store.exists(f"{target}/manifest.json"):
+        store.create(path, json.dumps(manifest, indent=1, sort_keys=True, default=str).encode())
+    finally:
+        # Read back, because an interrupt may come after the manifest was written.
+        won = store.exists(path) and json.loads(store.read(path))["directory"] == manifest["directory"]
+        if not won:
             store.delete_tree(target)
-        raise
+    return won

@@ -1,10 +1,11 @@
 """Snapshots: content-addressed, immutable data sets, ready to train on.
 
 STORAGE/snapshots/HASH/
-    manifest.json        written last: it vouches for every other file by hash, and its presence means "complete"
-    profile.json, profile.sketches, contract.yaml, features.json
-    rows/PART-00000.parquet          raw rows in canonical order
-    encoded/PART-00000.safetensors   the same rows as arrays
+    manifest.json            written last: it vouches for every other file by hash, and its presence means "complete"
+    RUN/                     what the run that wrote the manifest has written
+        profile.json, profile.sketches, contract.yaml, features.json
+        rows/PART-00000.parquet          raw rows in canonical order
+        encoded/PART-00000.safetensors   the same rows as arrays
 
 Canonical order is by row id, a hash of the content. Shard i holds the i-th of equal ranges of ids. Both are the same
 for every file layout and machine, and leave rows in an order that is already shuffled.
@@ -42,7 +43,7 @@ class Shard:
     """One stored shard of encoded rows."""
 
     path: str
-    """Below the snapshot."""
+    """Below the directory that the manifest names."""
     rows: int
     bytes: int
     sha256: str
@@ -96,7 +97,7 @@ class Snapshot:
         return pa.concat_tables(pq.read_table(io.BytesIO(self._read(name))) for name in names)
 
     def _read(self, name: str) -> bytes:
-        path = f"{directory(self.hash)}/{name}"
+        path = f"{directory(self.hash)}/{self.manifest['directory']}/{name}"
         data = self.store.read(path)
         found, expected = hashlib.sha256(data).hexdigest(), self.manifest["files"][name]["sha256"]
         if found != expected:

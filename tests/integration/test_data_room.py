@@ -181,7 +181,9 @@ def test_a_snapshot_holds_all_rows_once_and_vouches_for_them(first: tuple[Path, 
         snapshot.manifest["time_range"]["train"][1] < "2030-02-01" <= snapshot.manifest["time_range"]["validation"][0]
     )
     assert not (storage / "staging").exists() or not list((storage / "staging").iterdir())
-    listed = {f"snapshots/{snapshot.hash}/{name}" for name in snapshot.manifest["files"]}
+    listed = {
+        f"snapshots/{snapshot.hash}/{snapshot.manifest['directory']}/{name}" for name in snapshot.manifest["files"]
+    }
     assert listed | {f"snapshots/{snapshot.hash}/manifest.json"} == set(part_files(storage))
     assert snapshot.profile().to_dict() == built.profile.to_dict()
 
@@ -222,7 +224,7 @@ def test_another_configuration_of_features_is_another_snapshot(base: Path, first
 def test_changed_bytes_are_refused(base: Path, tmp_path: Path) -> None:
     snapshot = build(config_of(), base, tmp_path).snapshot
     shard = snapshot.shards("train")[0]
-    path = tmp_path / "snapshots" / snapshot.hash / shard.path
+    path = tmp_path / "snapshots" / snapshot.hash / snapshot.manifest["directory"] / shard.path
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(IntegrityError, match=r"train-00000.safetensors: hash .* found, .* expected"):
         snapshot.load_shard(shard)

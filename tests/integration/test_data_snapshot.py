@@ -67,8 +67,8 @@ def test_a_snapshot_holds_every_row_once_encoded_by_state_fitted_on_training_row
     snapshot, table = built.snapshot, trips()
     assert snapshot.rows == {"train": 144, "validation": 48, "holdout": 48}
     assert (built.reused, built.contract_inferred, built.excluded, built.quarantined) == (False, True, 0, 0)
-    ids = [snapshot.table(part).column("id").to_pylist() for part in PARTS]
-    assert sorted(sum(ids, [])) == table.column("id").to_pylist()
+    ids = [row for part in PARTS for row in snapshot.table(part).column("id").to_pylist()]
+    assert sorted(ids) == table.column("id").to_pylist()
     cuts = [np.datetime64("2024-01-04"), np.datetime64("2024-01-05")]
     times = {part: snapshot.table(part).column("at").to_numpy() for part in PARTS}
     assert times["train"].max() < cuts[0] <= times["validation"].min()
@@ -85,7 +85,7 @@ def test_a_snapshot_holds_every_row_once_encoded_by_state_fitted_on_training_row
         assert transform.unscale(targets) == pytest.approx(raw.column("minutes").to_numpy(), rel=1e-4, abs=1e-2)
     manifest = snapshot.manifest
     assert manifest["time_range"]["train"][0].startswith("2024-01-01") and manifest["created"] == NOW.isoformat()
-    assert set(manifest["files"]) | {"manifest.json"} == {
+    assert {f"run0/{name}" for name in manifest["files"]} | {"manifest.json"} == {
         path.removeprefix(f"snapshots/{snapshot.hash}/") for path in lab.left_behind()
     }
     assert snapshot.profile().columns["distance"].nulls == table.column("distance").null_count
@@ -113,7 +113,7 @@ def test_the_hash_is_that_of_content_and_feature_configuration(lab: Lab) -> None
         {"features": {"numeric": {"distance": {"scale": "robust"}}}},
         {"features": {"categorical": {"carrier": {"min_count": 2}}}},
         {"data": {"split": {"holdout_from": "2024-01-04T12:00:00"}}},
-        {"data": BY_HASH | {"columns": None}},
+        {"data": BY_HASH},
         {"data": {"shard_rows": 50}},
     ):
         hashes.append(lab.build(**changes).snapshot.hash)
@@ -137,7 +137,7 @@ def test_shards_together_are_what_one_shard_would_be(lab: Lab) -> None:
 def test_changed_bytes_are_refused(lab: Lab) -> None:
     snapshot = lab.build().snapshot
     (shard,) = snapshot.shards("train")
-    path = lab.base / "storage" / "snapshots" / snapshot.hash / shard.path
+    path = lab.base / "storage" / "snapshots" / snapshot.hash / "run0" / shard.path
     spoiled = bytearray(path.read_bytes())
     spoiled[-1] ^= 1
     path.write_bytes(spoiled)
@@ -146,7 +146,7 @@ def test_changed_bytes_are_refused(lab: Lab) -> None:
     path.unlink()
     with pytest.raises(StoreError, match=f"cannot read {path}: No such file or directory"):
         snapshot.load_shard(shard)
-    with pytest.raises(StoreError, match="cannot read .*manifest.json"):
+    with pytest.raises(StoreError, match=r"cannot read .*manifest\.json"):
         Snapshot.open(lab.store, "0" * 64)
 
 
@@ -189,7 +189,9 @@ def derived(lab: Lab, text: str, monkeypatch: pytest.MonkeyPatch, **params: Any)
 def test_code_counts_and_its_layout_does_not(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     first = derived(lab, DERIVED, monkeypatch)
     assert first.snapshot.state().numeric["double"].center == 2 * first.snapshot.state().numeric["distance"].center
-    commented = DERIVED.replace("return distance", "# miles\n\n        return distance").replace("SCALE = 2.0", "SCALE=2.0")
+    commented = DERIVED.replace("return distance", "# miles\n\n        return distance").replace(
+        "SCALE = 2.0", "SCALE=2.0"
+    )
     again = derived(lab, commented, monkeypatch)
     assert again.reused and again.snapshot.hash == first.snapshot.hash
     assert derived(lab, DERIVED.replace("return 1", "return 2"), monkeypatch).reused
@@ -287,9 +289,7 @@ def test_labels_of_a_class_never_seen_in_training(lab: Lab) -> None:
 
 def test_binary_with_three_classes(lab: Lab) -> None:
     lab.parquet(replaced(trips(), "minutes", ["a", "b", "c"] * 80))
-    assert refused(lab, task="binary") == (
-        "label: task binary needs 2 classes, training rows have 3: ['a', 'b', 'c']"
-    )
+    assert refused(lab, task="binary") == ("label: task binary needs 2 classes, training rows have 3: ['a', 'b', 'c']")
 
 
 # --- contracts ---
@@ -379,7 +379,9 @@ def test_a_contract_beside_the_configuration(lab: Lab) -> None:
     lab.build(**place)
     path = lab.base / "checks" / "trips.yaml"
     path.write_text(path.read_text().replace("max: 4.5", "max: 2"))
-    assert f"the data breaks the contract {path}:\n  stops: max: allowed <= 2" in refused(lab, ContractViolated, **place)
+    assert f"the data breaks the contract {path}:\n  stops: max: allowed <= 2" in refused(
+        lab, ContractViolated, **place
+    )
 
 
 QUARANTINE = {"contract": {"action": "quarantine", "max_quarantined": 0.05, "keys": ["id"]}}
@@ -471,7 +473,7 @@ class FullAfter(Store):
         if self.what not in path:  # type: ignore[attr-defined]
             return super().write(path, data, **options)
         try:
-            with open("/dev/full", "wb") as device:
+            with Path("/dev/full").open("wb") as device:
                 device.write(data)
         except OSError as error:
             raise StoreError(f"cannot write {self.location(path)}: {error.strerror}") from error
@@ -483,7 +485,53 @@ def test_a_run_that_breaks_off_leaves_no_half_snapshot_for_the_next(lab: Lab) ->
     root = lab.base / "storage" / "snapshots" / snapshot.hash
     expected = encoded(snapshot)
     (root / "manifest.json").unlink()
-    (root / "encoded" / "train-00000.safetensors").write_bytes(b"half")
+    (root / "run0" / "encoded" / "train-00000.safetensors").write_bytes(b"half")
     again = lab.build()
     assert not again.reused and encoded(again.snapshot) == expected
     assert json.loads((root / "manifest.json").read_text())["hash"] == snapshot.hash
+
+
+def test_two_runs_at_once_leave_one_whole_snapshot(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one run has written its shards, another one of the same content starts and finishes."""
+    from raymlops.data import build
+
+    write_shards, others = build.write_shards, []
+
+    def slowly(*arguments: Any) -> Any:
+        described = write_shards(*arguments)
+        if not others:
+            others.append(None)
+            others[0] = lab.build(name="faster", data={"contract": {"keys": ["id"]}})
+        return described
+
+    monkeypatch.setattr(build, "write_shards", slowly)
+    built = lab.build()
+    assert not others[0].reused and others[0].snapshot.hash == built.snapshot.hash
+    for snapshot in (built.snapshot, others[0].snapshot, Snapshot.open(lab.store, built.snapshot.hash)):
+        assert snapshot.profile().rows == 240 and len(encoded(snapshot)["train"]) == 3
+    assert len(lab.left_behind()) == 1 + len(built.snapshot.manifest["files"])
+
+
+def test_a_run_that_fails_does_not_take_the_files_of_another(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raymlops.data import build
+
+    write_shards, failures = build.write_shards, []
+
+    def slowly(*arguments: Any) -> Any:
+        described = write_shards(*arguments)
+        if not failures:
+            failures.append("")
+            with monkeypatch.context() as patch:
+                patch.setattr(
+                    Lab, "store", property(lambda self: FullAfter(str(self.base / "storage"), "profile.json"))
+                )
+                with pytest.raises(StoreError) as caught:
+                    lab.build(name="unlucky")
+            failures[0] = str(caught.value)
+        return described
+
+    monkeypatch.setattr(build, "write_shards", slowly)
+    built = lab.build()
+    assert failures[0].endswith("profile.json: No space left on device")
+    assert len(encoded(built.snapshot)["train"]) == 3 and built.snapshot.profile().rows == 240
+    assert lab.build().reused

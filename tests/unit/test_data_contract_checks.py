@@ -12,8 +12,8 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from snapshot_cases import config, replaced, trips
+
 from raymlops.data.checks import (
     ContractViolated,
     Violation,

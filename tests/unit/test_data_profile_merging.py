@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from datetime import datetime
@@ -47,7 +48,7 @@ def table_of(rows: list[Any]) -> pa.Table:
 def test_parts_merge_to_the_whole(rows: list[Any], cuts: list[int], random: Any) -> None:
     whole = profile_of(table_of(rows))
     edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
-    parts = [profile_of(table_of(rows[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [profile_of(table_of(rows[a:b])) for a, b in itertools.pairwise(edges)]
     random.shuffle(parts)
     merged = parts[0]
     for part in parts[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from datetime import datetime, timedelta
 from typing import Any
@@ -57,7 +58,7 @@ def test_blocks_of_rows_in_any_order_merge_in_any_grouping(table: pa.Table, cuts
     random.shuffle(names)
     shuffled = table.take(pa.array(rows, pa.int64())).select(names)
     edges = [0, *sorted(min(cut, table.num_rows) for cut in cuts), table.num_rows]
-    parts = [hash_of(shuffled.slice(a, b - a)) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [hash_of(shuffled.slice(a, b - a)) for a, b in itertools.pairwise(edges)]
     while len(parts) > 1:
         right = parts.pop(random.randrange(len(parts)))
         left = parts.pop(random.randrange(len(parts)))

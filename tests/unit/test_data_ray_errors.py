@@ -46,6 +46,8 @@ def test_errors_of_others_are_named(cause: Exception, message: str) -> None:
 
 
 def test_errors_of_ray_itself() -> None:
-    found = user_error(OutOfMemoryError("Task was killed due to the node running low on memory.\nMany lines"), "reading")
+    found = user_error(
+        OutOfMemoryError("Task was killed due to the node running low on memory.\nMany lines"), "reading"
+    )
     assert str(found).startswith("reading: OutOfMemoryError: Task was killed due to the node running low on memory.")
     assert "\n" not in str(found)

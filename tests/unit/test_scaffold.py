@@ -15,7 +15,7 @@ from raymlops.scaffold import FILES, create_project
 
 
 def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")}
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
 
@@ -44,7 +44,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 def test_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RaymlopsError, match="cannot write .*Not a directory"):
+    with pytest.raises(RaymlopsError, match=r"cannot write .*Not a directory"):
         create_project(tmp_path / "file" / "project")
 
 
@@ -56,7 +56,7 @@ def test_its_own_tests_pass_and_its_configuration_is_valid(project: Path) -> Non
 
 def test_its_files_satisfy_the_linter(project: Path) -> None:
     for check in (["check"], ["format", "--check"]):
-        done = run(project, "ruff", *check, "--no-cache", "--isolated", "--line-length", "120", ".")
+        done = run(project, "ruff", *check, "--no-cache", "--isolated", ".")
         assert done.returncode == 0, done.stdout
 
 
