@@ -76,9 +76,9 @@ def _report(
     notes = [
         "start-up: importing the libraries in the calling process and starting Ray; apart from everything else.",
         "wall: from the call until the best trial is known, reading and sharing the encoded data included.",
-        f"worker start: what starting {WORKERS} Ray actors that import torch and the training code takes, measured just "
-        "before. Every search on a fresh Ray has to do it once; search = wall − worker start is what is compared. Actors "
-        "that are started anew for later trials are not taken off.",
+        f"worker start: what starting {WORKERS} Ray actors that import torch and the training code takes, measured "
+        "just before. Every search on a fresh Ray has to do it once; search = wall − worker start is what is compared. "
+        "Actors that are started anew for later trials are not taken off.",
         "Pruning: successive halving in its asynchronous form, rungs after epochs 2 and 6 of at most 8, one in three "
         "kept: Tune's ASHAScheduler for the first three, Optuna's SuccessiveHalvingPruner for the rest. They round "
         "differently, and both depend on which trial arrives first, so the number of epochs trained is shown.",

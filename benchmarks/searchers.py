@@ -154,7 +154,7 @@ def _ray() -> Iterator[dict[str, float]]:
 
     with connected(RayConfig(num_cpus=WORKERS)):
         import ray
-        import ray.air.integrations.mlflow  # noqa: F401  (Tune imports it when MLflow is installed)
+        import ray.air.integrations.mlflow  # (Tune imports it when MLflow is installed)
         from ray import tune  # noqa: F401
 
         import raymlops.training.search  # noqa: F401
@@ -177,8 +177,8 @@ class _Probe:
     def ready(self) -> None:
         import torch
 
-        import benchmarks.plain
-        import raymlops.training.search  # noqa: F401
+        import benchmarks.plain  # noqa: F401
+        import raymlops.training.search
 
         torch.zeros(8, requires_grad=True).sum().backward()
 
