@@ -178,7 +178,7 @@ class _Probe:
         import torch
 
         import benchmarks.plain  # noqa: F401
-        import raymlops.training.search
+        import raymlops.training.search  # noqa: F401
 
         torch.zeros(8, requires_grad=True).sum().backward()
 

@@ -2,8 +2,9 @@
 
     ray job submit --working-dir . -- python jobs/train.py --config configs/flights.yaml
 
-The driver joins the cluster that it was submitted to and never starts one of its own. Its exit code is the job's: 0 done,
-1 failed, 2 wrong configuration, 3 refused by the gate or the contract. The last line of output is the result as JSON.
+The driver joins the cluster that it was submitted to and never starts one of its own. Its exit code is the job's:
+0 done, 1 failed, 2 wrong configuration, 3 refused by the gate or the contract. The last line of output is the result
+as JSON.
 """
 
 from __future__ import annotations

@@ -144,6 +144,7 @@ class Job:
             snapshot=built.snapshot.hash,
             weights_sha256=package.manifest["weights_sha256"],
             seconds=self.steps.total(),
+            notes=data_notes(built),
         )
 
     def _snapshot(self) -> BuiltSnapshot:
@@ -154,7 +155,7 @@ class Job:
         snapshot = built.snapshot
         tracker.log_data(
             snapshot=snapshot.hash,
-            source=snapshot.manifest["source"],
+            source=built.source,
             rows=snapshot.rows,
             columns=snapshot.manifest["columns"],
             contract=built.contract.to_yaml(),
@@ -344,7 +345,7 @@ class Job:
             comparison=evaluation["comparison"],
             slices=evaluation["slices"],
             behaviours=evaluation["behaviours"],
-            source=snapshot.manifest["source"],
+            source=built.source,
             contract=built.contract.to_yaml(),
             profile=report_profile(built.profile),
             version=version,
@@ -353,6 +354,19 @@ class Job:
             seconds=self.steps.seconds,
         )
         self.tracker.log_report(render_report(data))
+
+
+def data_notes(built: BuiltSnapshot) -> list[str]:
+    """What somebody should know about the data although nothing was refused."""
+    notes = []
+    if built.contract_inferred:
+        notes.append("the contract was inferred from this data; later data is checked against it")
+    if built.quarantined:
+        notes.append(f"{built.quarantined:,} rows break the contract and were moved to {built.quarantine_path}")
+    for column, values in built.new_categories.items():
+        shown = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
+        notes.append(f"{column}: {len(values)} value(s) that the contract does not list: {shown}")
+    return notes
 
 
 def champion_scores(champion: VersionRef, classes: list[str]) -> Callable[[pd.DataFrame], np.ndarray]:

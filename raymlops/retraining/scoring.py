@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import time
@@ -9,16 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymlops.cluster import connected
+from raymlops.config.data import CsvSource, ParquetSource
 from raymlops.config.loading import resolve_local
 from raymlops.config.tree import RayConfig
+from raymlops.data.files import ENDINGS, PATH, list_files, open_files
 from raymlops.data.ray_errors import user_error
 from raymlops.errors import DataError
+from raymlops.retraining.pipeline import Steps
 from raymlops.store import Store, filesystem_of
 from raymlops.terminal import Terminal
 
 if TYPE_CHECKING:
     import pandas as pd
-    import ray
+    import ray.data
 
     from raymlops.config.tree import Config
 
@@ -37,7 +41,7 @@ class Scorer:
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
         predictions = self.package.predict(batch).reset_index(drop=True)
-        kept = batch.reset_index(drop=True).drop(columns=predictions.columns, errors="ignore")
+        kept = batch.reset_index(drop=True).drop(columns=[PATH, *predictions.columns], errors="ignore")
         return kept.join(predictions)
 
 
@@ -62,39 +66,50 @@ def score_command(
     destination = Store.at(output)
     if destination.list(""):
         raise DataError(f"--output: {output} exists and is not empty; predictions are never overwritten")
+    csv = CsvSource(kind="csv", path=input_)
+    if not isinstance(target, str) and isinstance(target.data.source, CsvSource):
+        csv = target.data.source  # its delimiter and its words for missing values
     terminal = Terminal(sys.stderr if quiet else sys.stdout)
+    steps = Steps(terminal)
     with (
         terminal.scratch_log(),
         terminal.live(),
         terminal.quiet(),
         tempfile.TemporaryDirectory(prefix="raymlops-") as folder,
     ):
-        terminal.step_started("model", f"fetch {model} from the registry")
-        began = time.perf_counter()
-        version = find_version(tracking(tracking_uri, Store.at(storage)), model)
-        files = read_files(version.fetch(Path(folder)))
-        terminal.step_done("model", time.perf_counter() - began)
-        terminal.step_started("score", f"{input_} with {version.uri}")
-        began = time.perf_counter()
-        with connected(ray_config):
-            rows = _score(files, version.tags["package_sha256"], resolve_local(input_, Path.cwd()), destination)
-        terminal.step_done("score", time.perf_counter() - began)
+        with steps.step("model", f"fetch {model} from the registry"):
+            version = find_version(tracking(tracking_uri, Store.at(storage)), model)
+            files = read_files(version.fetch(Path(folder)))
+        with steps.step("score", f"{input_} with {version.uri}"), connected(ray_config):
+            source = resolve_local(input_, Path.cwd())
+            rows = _score(files, version.package_sha256, _open(source, csv), destination)
     seconds = round(time.perf_counter() - started, 3)
     if not quiet:
         terminal.console.print(f"{rows:,} rows scored with {version.uri} into {output} in {seconds:.1f} s")
     return {"model": version.uri, "rows": rows, "output": output, "seconds": seconds}
 
 
-def _score(files: dict[str, bytes], sha256: str, source: str, destination: Store) -> int:
+def _open(source: str, csv: CsvSource) -> ray.data.Dataset:
+    """The rows below a path or URI, parquet or CSV by the files' endings."""
+    try:
+        for reader in (ParquetSource(kind="parquet", path=source), csv):
+            files = [file for file in list_files(source, reader.kind) if file.uri.endswith(ENDINGS[reader.kind])]
+            if files:
+                return open_files(reader, files, None)
+    except DataError as error:
+        raise DataError(_of_input(error)) from error
+    raise DataError(f"--input: no parquet or CSV files under {source}")
+
+
+def _of_input(error: BaseException) -> str:
+    return re.sub(r"^data\.source(\.path)?:", "--input:", str(error))
+
+
+def _score(files: dict[str, bytes], sha256: str, dataset: ray.data.Dataset, destination: Store) -> int:
     import ray
-    import ray.data
     from pyarrow import parquet
 
-    if "://" not in source and not Path(source).exists():
-        raise DataError(f"--input: {source} does not exist")
     ray.data.DataContext.get_current().enable_progress_bars = False
-    is_csv = source.endswith((".csv", ".csv.gz"))
-    dataset = ray.data.read_csv(source) if is_csv else ray.data.read_parquet(source)
     scored = dataset.map_batches(
         Scorer,
         fn_constructor_args=(ray.put(files), sha256),
@@ -105,7 +120,9 @@ def _score(files: dict[str, bytes], sha256: str, source: str, destination: Store
     try:
         scored.write_parquet(destination.uri)
     except Exception as error:
-        raise user_error(error, "--input: scoring failed") from error
+        destination.delete_tree("")  # it was empty before, and half of the predictions are none
+        told = user_error(error, "--input: scoring failed")
+        raise type(told)(_of_input(told)) from error
     destination.write("_SUCCESS", b"")
     filesystem, path = filesystem_of(destination.uri)
     names = [name for name in destination.list("") if name.endswith(".parquet")]
