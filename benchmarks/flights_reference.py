@@ -56,7 +56,7 @@ def measure(storage: str) -> Report:
         "rows as raymlops.",
         f"Schedule columns: {', '.join(raw)}. Derived columns, by the configuration's own functions: "
         f"{', '.join(derived)}.",
-        f"Text columns and weekday are categories to both. Snapshot {job.snapshot[:12]}, run {job.run_id[:12]}.",
+        f"The last column should be at most {LIMIT}. Snapshot {job.snapshot[:12]}, run {job.run_id[:12]}.",
     ]
     return Report(
         "flights_reference",

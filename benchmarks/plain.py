@@ -20,6 +20,14 @@ Parts = Mapping[str, Mapping[str, np.ndarray]]
 EVALUATION_BATCH = 8192
 
 
+def warm_up() -> None:
+    """One optimiser step: its first use makes torch import its compiler, which takes as long as torch itself."""
+    layer = nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+    layer(torch.zeros(2, 1)).sum().backward()
+    optimizer.step()
+
+
 def load_parts(context: TrialContext) -> dict[str, dict[str, np.ndarray]]:
     """Encoded training and validation arrays, read from the snapshot's files."""
     parts = {}

@@ -95,12 +95,12 @@ def optuna(work: str, digest: str, values: list[dict[str, Any]], tiny: bool, job
     import optuna as library
     import torch
 
-    from benchmarks.plain import load_parts, train_plainly
+    from benchmarks.plain import load_parts, train_plainly, warm_up
 
     library.logging.set_verbosity(library.logging.WARNING)
     torch.set_num_threads(WORKERS // jobs)
     context = _context(work, digest, tiny)
-    torch.zeros(8, requires_grad=True).sum().backward()
+    warm_up()
     startup = time.perf_counter() - began
 
     began = time.perf_counter()
@@ -172,15 +172,13 @@ def _ray() -> Iterator[dict[str, float]]:
 
 
 class _Probe:
-    """Imports what a trial imports."""
+    """Gets a process as ready as a first trial does."""
 
     def ready(self) -> None:
-        import torch
-
-        import benchmarks.plain  # noqa: F401
         import raymlops.training.search  # noqa: F401
+        from benchmarks.plain import warm_up
 
-        torch.zeros(8, requires_grad=True).sum().backward()
+        warm_up()
 
 
 def _config(work: str, overrides: list[str]) -> Any:

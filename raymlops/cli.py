@@ -13,6 +13,7 @@ import typer
 
 from raymlops import __version__
 from raymlops.errors import RaymlopsError
+from raymlops.rollout_cli import app as rollout_app
 
 if TYPE_CHECKING:
     from raymlops.config.tree import Config
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at and check configuration files.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(rollout_app, name="rollout")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, a.b.c=value.")]

@@ -40,9 +40,9 @@ class Scorer:
         self.package = open_package(ray.get(files), sha256=sha256)
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
-        predictions = self.package.predict(batch).reset_index(drop=True)
-        kept = batch.reset_index(drop=True).drop(columns=[PATH, *predictions.columns], errors="ignore")
-        return kept.join(predictions)
+        rows = batch.drop(columns=PATH).reset_index(drop=True)
+        predictions = self.package.predict(rows).reset_index(drop=True)
+        return rows.drop(columns=predictions.columns, errors="ignore").join(predictions)
 
 
 def score_command(

@@ -81,6 +81,15 @@ def test_predictions_from_the_readme(project: Path) -> None:
     assert again["prediction"].tolist() == scored["prediction"].tolist()
 
 
+def test_rows_that_cannot_be_scored_leave_nothing_behind(project: Path) -> None:
+    (project / "lacking").mkdir()
+    (project / "lacking" / "rows.csv").write_text("id,area\n1,50\n")
+    code, failure, _ = raymlops(project, "predict", "my-model", "--input", "lacking", "--output", "none")
+    assert code == 1
+    assert failure["error"] == "column 'age': missing; the rows have area, id"
+    assert not (project / "none").exists()
+
+
 def test_what_was_run_can_be_looked_up(project: Path) -> None:
     code, listed, _ = raymlops(project, "runs", "my-model", "--limit", "1")
     [run] = listed["runs"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ray.exceptions import OutOfMemoryError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError, UserCodeException
 
 from raymlops.data.ray_errors import user_error
 from raymlops.errors import DataError, IntegrityError, RaymlopsError
@@ -51,3 +51,24 @@ def test_errors_of_ray_itself() -> None:
     )
     assert str(found).startswith("reading: OutOfMemoryError: Task was killed due to the node running low on memory.")
     assert "\n" not in str(found)
+
+
+def test_what_a_failed_write_wraps() -> None:
+    """Ray Data's `write_*` puts the error that was raised into the text of the traceback only."""
+
+    def wrapped(raised: str) -> BaseException:
+        text = (
+            "ray::MapBatches(Scorer)->Write() (pid=1, ip=127.0.0.1)\n"
+            '  File "scoring.py", line 1, in __call__\n    raise it\n'
+            f"{raised}\n\n"
+            "The above exception was the direct cause of the following exception:\n\n"
+            "ray::MapBatches(Scorer)->Write() (pid=1, ip=127.0.0.1)\n"
+            f"ray.exceptions.UserCodeException: UDF failed to process a data block.\n{ADVICE}"
+        )
+        cause = UserCodeException(f"UDF failed to process a data block.\n{ADVICE}")
+        return RayTaskError("f", text, cause, proctitle="f", pid=1, ip="127.0.0.1").as_instanceof_cause()
+
+    ours = user_error(wrapped("raymlops.errors.IntegrityError: a hash differs"), "writing failed")
+    assert type(ours) is IntegrityError and str(ours) == "a hash differs"
+    foreign = user_error(wrapped("ValueError: bad value\nmore about it"), "writing failed")
+    assert type(foreign) is DataError and str(foreign) == "writing failed: ValueError: bad value"

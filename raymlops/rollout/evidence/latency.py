@@ -1,0 +1,81 @@
+"""Latency as a rate: requests above a threshold that was frozen before they were routed.
+
+Comparing quantiles becomes comparing the rates of Y = 1{X > c} (Howard & Ramdas 2022, arXiv:1906.09712; Lindon, Sanden
+& Shirikian 2022, arXiv:2205.14762), and the event evidence applies unchanged. The threshold must not know the arm: it
+is a quantile of *pooled* latencies, so that with equal arms it has no bearing on who exceeds it, also if keys come
+back. (A quantile of control alone leaks the arm.) It starts from champion latencies of before the rollout; an unseeded
+threshold needs six times longer to find a candidate that is twice as slow.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from raymlops.rollout.evidence.errors import EvidenceError
+from raymlops.rollout.evidence.numerics import Array
+
+
+class PooledThreshold:
+    """A p-quantile of the last `window` pooled latencies (seconds), refreshed only by `freeze`.
+
+    `tolerance` m asks whether the candidate is slower than m times control: its latencies are divided by m before they
+    are pooled and compared. For promotion m is the margin. `threshold` stays as it is between two calls of `freeze`,
+    which the controller makes when it publishes the value to the replicas: requests are judged by the value they were
+    routed under.
+    """
+
+    def __init__(
+        self, quantile: float = 0.95, *, tolerance: float = 1.0, window: int = 4000, seed: Iterable[float] = ()
+    ):
+        if not 0.0 < quantile < 1.0:
+            raise EvidenceError(f"quantile: expected a number between 0 and 1, found {quantile:g}")
+        if tolerance <= 0.0:
+            raise EvidenceError(f"tolerance: expected a positive factor, found {tolerance:g}")
+        self.quantile, self.tolerance = quantile, tolerance
+        self._pool: Array = np.full(window, np.nan)
+        self._n = 0
+        self.threshold: float | None = None
+        for latency in seed:
+            self.observe(latency, candidate=False)
+        if self._n:
+            self.freeze()
+
+    def observe(self, latency: float, *, candidate: bool) -> None:
+        """Adds a latency to the pool. A request without an answer is observed at its timeout, not left out."""
+        if not latency >= 0.0:
+            raise EvidenceError(f"latency: expected seconds, at least 0, found {latency!r}")
+        self._pool[self._n % len(self._pool)] = latency / self.tolerance if candidate else latency
+        self._n += 1
+
+    def freeze(self) -> float:
+        """Takes the current quantile as the threshold for requests routed from now on."""
+        if self._n == 0:
+            raise EvidenceError("no latencies to take a threshold from: seed it with latencies of the champion")
+        self.threshold = float(np.quantile(self._pool[: self._n], self.quantile, method="higher"))
+        return self.threshold
+
+    def to_dict(self) -> dict[str, Any]:
+        pool = base64.b64encode(self._pool.astype("<f8").tobytes()).decode("ascii")
+        return {
+            "quantile": self.quantile,
+            "tolerance": self.tolerance,
+            "n": self._n,
+            "threshold": self.threshold,
+            "pool": pool,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PooledThreshold:
+        made = cls(data["quantile"], tolerance=data["tolerance"])
+        made._pool = np.frombuffer(base64.b64decode(data["pool"]), "<f8").copy()
+        made._n, made.threshold = data["n"], data["threshold"]
+        return made
+
+
+def exceeds(latency: float, threshold: float, *, candidate: bool, tolerance: float = 1.0) -> bool:
+    """Whether a request is an event of the latency metric, by the threshold it was routed under."""
+    return latency > threshold * (tolerance if candidate else 1.0)
