@@ -21,7 +21,7 @@ time − seconds spent inside epochs) / trials, where an epoch includes its vali
 
 def measure(quick: bool) -> Report:
     """Per-trial overhead and total time of a hyperparameter search, four ways."""
-    trials, repeats, trainer_trials = (4, 1, 2) if quick else (32, 3, 4)
+    trials, repeats, trainer_trials = (4, 1, 2) if quick else (32, 2, 2)
     with tempfile.TemporaryDirectory(prefix="raymlops-benchmark-") as work:
         digest = in_child(prepare, work=work)["digest"]
 

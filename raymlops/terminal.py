@@ -245,7 +245,7 @@ def trials_table(records: Sequence[TrialRecord], metric: str, sign: float, rows:
     ordered = sorted(records, key=rank)
     for record in ordered[:rows]:
         style = {"failed": "red", "running": "yellow", "pruned": "dim"}.get(record.status, "")
-        value = "" if record.best_metric is None else f"{record.best_metric:.4g}"
+        value = "" if record.best_metric is None else f"{record.best_metric:#.4g}".rstrip(".")
         cells = (f"    {record.name}", record.status, str(len(record.curves)), value, f"{record.seconds:.1f}")
         table.add_row(*cells, *(_short(record.values.get(key, "")) for key in keys), style=style)
     if len(ordered) > rows:

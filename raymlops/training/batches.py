@@ -92,8 +92,13 @@ class InMemory:
             yield {name: tensor.index_select(0, index) for name, tensor in self._tensors.items()}
 
     def ordered(self, batch_size: int) -> Iterator[Batch]:
-        for low in range(0, self.rows, batch_size):
-            yield {name: tensor[low : low + batch_size] for name, tensor in self._tensors.items()}
+        # Cut at shard borders, as streaming does: matrix products of other sizes round their last bits differently.
+        start = 0
+        for length in self.shard_rows:
+            for low in range(start, start + length, batch_size):
+                high = min(low + batch_size, start + length)
+                yield {name: tensor[low:high] for name, tensor in self._tensors.items()}
+            start += length
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def test_running_trials_come_first_then_the_best() -> None:
 def test_numbers_stand_below_their_headings() -> None:
     header, first, *_ = shown(trials_table(RECORDS, "mae", 1.0, 20))
     assert header.split() == ["trial", "status", "epochs", "mae", "seconds", "learning_rate", "hidden"]
-    assert first.split() == ["trial-002", "running", "3", "12", "1.5", "0.00123", "64"]
+    assert first.split() == ["trial-002", "running", "3", "12.00", "1.5", "0.00123", "64"]
     for name, value in zip(header.split()[2:], first.split()[2:], strict=True):
         assert header.index(name) + len(name) == re.search(rf"(?<= ){re.escape(value)}(?= |$)", first).end()  # type: ignore[union-attr]
 
