@@ -13,9 +13,3 @@ def minute_of_day(hhmm: np.ndarray) -> np.ndarray:
 def scheduled_minutes(departure: np.ndarray, arrival: np.ndarray) -> np.ndarray:
     """Minutes from scheduled departure to scheduled arrival, both local: the time zones crossed are in there too."""
     return (minute_of_day(arrival) - minute_of_day(departure)) % 1440
-
-
-def weekday(time_hour: np.ndarray) -> np.ndarray:
-    """Day of the week in UTC, Monday 0."""
-    days = time_hour.astype("datetime64[D]").astype(np.int64)
-    return (days + 3) % 7  # 1970-01-01 was a Thursday

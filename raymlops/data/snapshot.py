@@ -146,3 +146,9 @@ def shard_count(rows: int, shard_rows: int) -> int:
 
 def row_counts(pieces: Mapping[str, list[tuple[str, int]]]) -> dict[str, int]:
     return {part: sum(rows for _, rows in pieces.get(part, [])) for part in PARTS}
+
+
+def assemble(snapshot: Snapshot, part: str) -> dict[str, np.ndarray]:
+    """All encoded rows of a part in canonical order; placed here so that a worker that runs it imports little."""
+    shards = [snapshot.load_shard(shard) for shard in snapshot.shards(part)]
+    return shards[0] if len(shards) == 1 else {n: np.concatenate([s[n] for s in shards]) for n in shards[0]}

@@ -161,7 +161,7 @@ class Job:
             contract=built.contract.to_yaml(),
             profile=built.profile.to_dict(),
         )
-        rows = ", ".join(f"{count:,} {part}" for part, count in snapshot.rows.items())
+        rows = ", ".join(f"{snapshot.rows[part]:,} {part}" for part in ("train", "validation", "holdout"))
         watch.note(f"snapshot {snapshot.hash[:12]} {'reused' if built.reused else 'written'}: {rows} rows")
         return built
 

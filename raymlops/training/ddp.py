@@ -23,7 +23,6 @@ def run_data_parallel(
     name: str,
     callbacks: Sequence[Any] = (),
     refit: bool = False,
-    stop_after: int | None = None,
 ) -> None:
     """Train on `train.workers` processes; rank 0 writes the best epoch's checkpoint to `path`.
 
@@ -56,7 +55,6 @@ def run_data_parallel(
             device=get_device(),
             rank=place.get_world_rank(),
             workers=place.get_world_size(),
-            stop_after=stop_after,
         )
 
     trainer = TorchTrainer(

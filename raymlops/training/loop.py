@@ -85,14 +85,12 @@ def train(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[EpochReport, dict[str, torch.Tensor] | None], None],
-    stop_after: int | None = None,
     rank: int = 0,
     workers: int = 1,
 ) -> Trained:
     """Train `model` (already on `device`, already wrapped for data-parallel work when `workers` > 1).
 
-    `on_epoch` gets each epoch's report and, when the epoch is the best so far, its weights. `stop_after` ends training
-    early without changing the learning-rate schedule, which always spans `config.epochs`. Raises TrainingDiverged.
+    `on_epoch` gets each epoch's report and, when the epoch is the best so far, its weights. Raises TrainingDiverged.
     """
     bounds = batch_bounds(rows.rows, config.batch_size, workers)
     total_steps = config.epochs * len(bounds)
@@ -104,9 +102,8 @@ def train(
     best: dict[str, torch.Tensor] = {}
     best_metric: float | None = None
     best_epoch = waited = 0
-    epochs = min(config.epochs, stop_after or config.epochs)
     epoch = 0
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, config.epochs + 1):
         started = time.perf_counter()
         model.train()
         # A tensor sum, read once per epoch: reading every step would stall an accelerator.
@@ -144,7 +141,7 @@ def train(
         seconds = time.perf_counter() - started
         rate = schedule.get_last_lr()[0]
         impatient = config.early_stopping is not None and waited >= config.early_stopping.patience
-        last = impatient or epoch == epochs
+        last = impatient or epoch == config.epochs
         report = EpochReport(epoch, train_loss, float(rate), seconds, metric, best_metric, best_epoch, last)
         on_epoch(report, best if best_epoch == epoch else None)
         if last:

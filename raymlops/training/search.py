@@ -74,19 +74,14 @@ class SearchFailed(RaymlopsError):
 
 def share_parts(snapshot: Snapshot, config: Config) -> Handles:
     """Put the encoded parts into the object store once, or decide to stream them because they are too large for it."""
+    from raymlops.data.snapshot import assemble
+
     wanted = sum(snapshot.encoded_bytes(part) for part in ("train", "validation"))
     room = ray.cluster_resources().get("object_store_memory", 0.0) * config.data.in_memory_share
     if wanted > room:
         return Handles({})
-    assemble = ray.remote(num_cpus=0)(_assemble)
-    return Handles({part: assemble.remote(snapshot, part) for part in ("train", "validation")})
-
-
-def _assemble(snapshot: Snapshot, part: str) -> dict[str, Any]:
-    import numpy as np
-
-    shards = [snapshot.load_shard(shard) for shard in snapshot.shards(part)]
-    return shards[0] if len(shards) == 1 else {n: np.concatenate([s[n] for s in shards]) for n in shards[0]}
+    task = ray.remote(num_cpus=0)(assemble)
+    return Handles({part: task.remote(snapshot, part) for part in ("train", "validation")})
 
 
 def run_search(

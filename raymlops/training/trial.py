@@ -113,7 +113,6 @@ def fit(
     device: torch.device | None = None,
     rank: int = 0,
     workers: int = 1,
-    stop_after: int | None = None,
 ) -> Trained:
     """Build, seed, train, checkpoint. Rank 0 writes; every rank reports."""
     device = device if device is not None else pick_device(config.train.device)
@@ -143,7 +142,6 @@ def fit(
         seed=config.seed,
         device=device,
         on_epoch=on_epoch,
-        stop_after=stop_after,
         rank=rank,
         workers=workers,
     )

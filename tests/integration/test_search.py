@@ -150,7 +150,7 @@ def test_custom_loss_and_metric(prepared: Prepared) -> None:
 def test_a_time_budget_ends_the_search_with_what_there_is(prepared: Prepared) -> None:
     began = time.monotonic()
     trials, best = search(
-        prepared, "budget", train__epochs=100_000, search__time_budget_s=15, search__scheduler="fifo", search__trials=3
+        prepared, "budget", train__epochs=100_000, search__time_budget_s=20, search__scheduler="fifo", search__trials=3
     )
     assert time.monotonic() - began < 60
     assert best.best_metric is not None

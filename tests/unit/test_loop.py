@@ -103,14 +103,6 @@ def test_early_stopping_keeps_the_best_epoch() -> None:
     assert reports[-1].last
 
 
-def test_stopping_after_an_epoch_leaves_the_schedule_alone() -> None:
-    config = TrainConfig(epochs=6, batch_size=64)
-    _, whole = run(config)
-    short, reports = run(config, stop_after=2)
-    assert short.epochs == 2
-    assert [r.learning_rate for r in reports] == [r.learning_rate for r in whole[:2]]
-
-
 def test_a_loss_that_is_no_number_is_named_with_its_epoch() -> None:
     config = TrainConfig(epochs=5, learning_rate=1e30, optimizer="sgd", clip_norm=None, schedule="constant")
     with pytest.raises(TrainingDiverged, match=r"became (nan|inf) in epoch \d.*learning rate 1e\+30"):
