@@ -8,10 +8,13 @@ from typing import Any
 
 from raymlops.config.tree import Config
 from raymlops.errors import RaymlopsError
+from raymlops.store import Store
 from raymlops.training.trial import Handles, TrialContext, fit, open_rows
 
 WORKER_START_ATTEMPTS = 3
 """Ray retries a worker group that did not come up for ever unless told otherwise."""
+PLACEMENT = "placement-group"
+"""File beside the checkpoint that names the placement group while its trial runs."""
 
 
 def run_data_parallel(
@@ -43,6 +46,8 @@ def run_data_parallel(
 
         torch.set_num_threads(max(1, int(train.cpus_per_worker)))
         place = ray.train.get_context()
+        if place.get_world_rank() == 0:
+            _remember_placement(context.store, path)
         rows, validation = open_rows(context, handles, refit)
         fit(
             config,
@@ -77,3 +82,27 @@ def run_data_parallel(
         if failures:
             raise next(iter(failures.values())) from error
         raise RaymlopsError(f"the data-parallel trial did not run: {error}") from error
+
+
+def release_workers(store: Store, path: str) -> None:
+    """Free what the workers of an ended trial hold, if its driver was stopped before it could.
+
+    Ray keeps a placement group until the *job* ends when the actor that made it was killed, which is how Tune ends a
+    pruned trial. Ray Train's own cleaner finds such groups through the dashboard, which a local Ray runs without; what
+    it left would starve the next trial of its CPUs for ever.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    if store.exists(f"{path}/{PLACEMENT}"):
+        identity = ray.PlacementGroupID.from_hex(store.read(f"{path}/{PLACEMENT}").decode())
+        remove_placement_group(PlacementGroup(identity))
+        store.delete_file(f"{path}/{PLACEMENT}")
+
+
+def _remember_placement(store: Store, path: str) -> None:
+    from ray.util.placement_group import get_current_placement_group
+
+    group = get_current_placement_group()
+    if group is not None:
+        store.write(f"{path}/{PLACEMENT}", group.id.hex().encode(), sync=False)

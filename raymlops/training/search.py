@@ -15,6 +15,7 @@ from ray import tune
 from raymlops.config.training import SearchConfig
 from raymlops.config.tree import Config
 from raymlops.errors import RaymlopsError
+from raymlops.training.ddp import release_workers
 from raymlops.training.resources import concurrent_trials
 from raymlops.training.space import decode, most_epochs, tune_space
 from raymlops.training.trial import FAILURE, Handles, TrialContext, run_trial
@@ -213,12 +214,12 @@ class _Recorder(tune.Callback):  # type: ignore[misc]
         record = self._record(trial)
         if record.status == "running":
             record.status = "pruned"
-        self._tell(record)
+        self._ended(record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record = self._record(trial)
         record.status, record.reason = "failed", _cause_of_death(trial)
-        self._tell(record)
+        self._ended(record)
 
     def close(self) -> list[TrialRecord]:
         """Records in order; trials that never finished were stopped by the time budget."""
@@ -226,7 +227,13 @@ class _Recorder(tune.Callback):  # type: ignore[misc]
             if not record.finished:
                 record.status = "stopped"
                 record.reason = "time budget" if record.curves else "the time budget ended before the first epoch did"
+                self._ended(record)
         return sorted(self.records.values(), key=lambda r: r.number)
+
+    def _ended(self, record: TrialRecord) -> None:
+        if self.context.config.train.workers > 1:
+            release_workers(self.context.store, record.path)
+        self._tell(record)
 
     def _tell(self, record: TrialRecord) -> None:
         self.on_update(list(self.records.values()), record)

@@ -160,3 +160,24 @@ def test_what_cannot_fit_is_refused_before_anything_starts(prepared: Prepared) -
     with pytest.raises(ResourceError, match=r"needs 1 worker\(s\) of 64 CPU"):
         search(prepared, "too-big", train__cpus_per_worker=64)
     assert prepared.store.list("runs/small/too-big") == []
+
+
+def test_two_workers_train_one_model(prepared: Prepared) -> None:
+    """About 60 s: Ray Train takes 20 s to start and stop a group of workers, and here it does so twice.
+
+    ASHA stops the trial at its last epoch by killing its driver; the refit then needs the CPUs that its workers held.
+    """
+    _, best = search(prepared, "alone", search__trials=1, search__space={})
+    _, pair = search(prepared, "pair", search__trials=1, search__space={}, train__workers=2)
+    assert pair.status == "completed"
+    assert len(pair.curves) == 3
+    # Same batches, same initial weights; only the order of floating-point sums differs.
+    assert pair.best_metric == pytest.approx(best.best_metric, rel=0.02)
+    weights, _ = load_checkpoint(prepared.store, pair.path)
+    assert not any(name.startswith("module.") for name in weights)
+    again = refit(
+        prepared.context(configured({"train__workers": 2}), "pair-refit"),
+        share_parts(prepared.snapshot, configured({})),
+        pair,
+    )
+    assert load_checkpoint(prepared.store, again)[1]["epoch"] == pair.best_epoch
