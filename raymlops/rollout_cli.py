@@ -33,7 +33,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Expected time to a decision, and whether one can be expected at all (exit code 3 if not)."""
-    from raymlops.rollout.plan import PlanInput, make_plan, render
+    from raymlops.rollout.plan import PlanInput, make_plan
+    from raymlops.rollout.plan_text import render
 
     given = PlanInput(
         rps=rps,

@@ -11,17 +11,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from raymlops.errors import ConfigError, Refused
 from raymlops.rollout.evidence.numerics import Array
 from raymlops.rollout.evidence.rates import log_e_paths, promotion_ratios, rollback_ratios
+from raymlops.rollout.plan_traffic import Traffic
 
 _ROLLOUTS = 400
 _ADVICE_ROLLOUTS = 100
 _EVENTS = (1_000, 20_000)
 """Events drawn per rollout: most plans are decided in the first; only the others need more."""
-_MAX_KEYS = 50_000
 _CELLS = 4_000_000
 """Numbers held at once."""
 _SEED = 20_240_611
@@ -127,7 +126,7 @@ def _outlook(
     given: PlanInput, ratio: float, ratios: Array, null: float, threshold: float, rollouts: int, *, promoting: bool
 ) -> Outlook:
     compared = 1.0 - given.weight * (given.candidates - 1)
-    traffic = _Traffic(
+    traffic = Traffic(
         share=given.weight / compared,
         control=given.baseline_errors,
         candidate=min(1.0, given.baseline_errors * ratio),
@@ -149,7 +148,7 @@ def _outlook(
 
 def _decide(
     given: PlanInput,
-    traffic: _Traffic,
+    traffic: Traffic,
     ratios: Array,
     null: float,
     threshold: float,
@@ -174,46 +173,6 @@ def _decide(
     return decided
 
 
-@dataclass(frozen=True)
-class _Traffic:
-    """One candidate against control. Rates are per request; `pace` is the part of all requests that goes to these two
-    arms. Both methods return the request number (of all requests) and the arm of each event, shape (rollouts,
-    events)."""
-
-    share: float
-    control: float
-    candidate: float
-    pace: float
-    budget: float
-
-    def unkeyed(self, rng: np.random.Generator, rows: int, most: int) -> tuple[Array, NDArray[np.int8]]:
-        """Every request its own unit; not more events than matter are drawn."""
-        bad = self.share * self.candidate
-        rate = bad + (1.0 - self.share) * self.control
-        expected = rate * self.pace * self.budget
-        events = int(min(most, expected + 6.0 * math.sqrt(expected) + 10.0))
-        at = np.cumsum(rng.exponential(1.0 / (rate * self.pace), (rows, events)), axis=1)
-        return at, (rng.random((rows, events)) < bad / rate).astype(np.int8)
-
-    def keyed(
-        self, rng: np.random.Generator, rows: int, most: int, keys: int, *, first_requests: bool
-    ) -> tuple[Array, NDArray[np.int8]]:
-        """Keys that come back equally often: only a key's first event counts, or, for promotion, its first request.
-
-        More than 50,000 keys are represented by 50,000 that are as many times as frequent.
-        """
-        drawn = max(1, min(round(keys * self.pace), _MAX_KEYS))
-        arm = rng.random((rows, drawn)) < self.share
-        rate = np.where(arm, self.candidate, self.control)
-        between = drawn / self.pace
-        at = rng.standard_exponential((rows, drawn)) * between
-        at = np.where(rng.random((rows, drawn)) < rate, at, np.inf) if first_requests else at / rate
-        at = np.where(at <= self.budget, at, np.inf)
-        order = np.argsort(at, axis=1)[:, : max(1, min(most, int(np.isfinite(at).sum(axis=1).max())))]
-        at = np.take_along_axis(at, order, axis=1)
-        return at, np.where(np.isinf(at), -1, np.take_along_axis(arm, order, axis=1)).astype(np.int8)
-
-
 def _advice(given: PlanInput, rollback: Outlook, promotion: Outlook) -> tuple[str, ...]:
     """What would help, each checked by planning again with that one change."""
     said = [
@@ -227,7 +186,7 @@ def _advice(given: PlanInput, rollback: Outlook, promotion: Outlook) -> tuple[st
 
     for factor in (2, 4, 8, 16, 32):
         if enough(replace(given, deadline_seconds=given.deadline_seconds * factor)):
-            said.append(f"longer: a deadline of {_time(given.deadline_seconds * factor)} is enough")
+            said.append(f"longer: a deadline of {time_text(given.deadline_seconds * factor)} is enough")
             break
     for weight in (0.1, 0.25, 0.5):
         if given.weight < weight <= 1.0 / (given.candidates + 1) and enough(replace(given, weight=weight)):
@@ -249,32 +208,7 @@ def _advice(given: PlanInput, rollback: Outlook, promotion: Outlook) -> tuple[st
     return tuple(said)
 
 
-def render(plan: Plan) -> str:
-    """The plan for a terminal."""
-    given = plan.given
-    units = "every request its own unit" if given.keys is None else f"{given.keys:,} keys"
-    head = (
-        f"{given.rps:g} requests/s, {given.baseline_errors:.3g} bad per request, {given.weight:.0%} to the candidate, "
-        f"{units}, alpha {given.alpha:g}, deadline {_time(given.deadline_seconds)}"
-    )
-    lines = [head, ""]
-    for name, outlook in (
-        (f"rollback of {given.effect:g}x", plan.rollback),
-        (f"promotion if equal, margin {given.margin:g}x", plan.promotion),
-    ):
-        if outlook.requests is None or outlook.seconds is None:
-            told = "more than half do not get there before the deadline"
-        else:
-            told = f"median {outlook.requests:,.0f} requests, {_time(outlook.seconds)}"
-            if outlook.requests_90 is not None:
-                told += f"; nine of ten within {_time(outlook.requests_90 / given.rps)}"
-        lines.append(f"{name:<36} {told} (power {outlook.power:.0%})")
-    if not plan.can_decide:
-        lines += ["", "This rollout is not expected to decide:", *[f"  - {line}" for line in plan.advice]]
-    return "\n".join(lines)
-
-
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     for unit, size in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"

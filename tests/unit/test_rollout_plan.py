@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from raymlops.errors import ConfigError, Refused
-from raymlops.rollout.plan import PlanInput, make_plan, render, require_decisive
+from raymlops.rollout.plan import PlanInput, make_plan, require_decisive
+from raymlops.rollout.plan_text import render
 from raymlops.rollout_cli import app
 
 USUAL = {"rps": 3.0, "baseline_errors": 0.01}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raymlops.errors import ConfigError
 from raymlops.rollout import Health, RolloutPolicy, RolloutState, Step, Verdict, cooldown_left, decide, start
-from raymlops.rollout.evidence import Finding
+from raymlops.rollout.evidence import CandidateEvidence, Finding
 
 POLICY = RolloutPolicy(
     steps=(Step(0.1, 60.0, 100), Step(0.3, 60.0), Step(0.5)), warmup_seconds=30.0, deadline_seconds=1000.0
@@ -85,13 +85,13 @@ def test_approvals_stop_a_step_and_a_promotion_until_given():
     assert decision.share == 0.5
     _, decision = decide(state, policy, finding(Verdict.PROMOTE), now=42.0)
     assert decision.waits_for_approval and decision.verdict is Verdict.HOLD
-    _, decision = decide(replace(state, promotion_approved=True), policy, finding(Verdict.PROMOTE), now=43.0)
+    _, decision = decide(state.approve_promotion(), policy, finding(Verdict.PROMOTE), now=43.0)
     assert decision.verdict is Verdict.PROMOTE
 
 
 def test_a_broken_split_and_a_pause_keep_the_share_and_do_not_hide_a_rollback():
     assert decide(at_step(1), POLICY, finding(Verdict.BROKEN_SPLIT), now=500.0)[1].share == 0.3
-    paused = replace(at_step(1), paused=True)
+    paused = at_step(1).pause()
     assert decide(paused, POLICY, finding(Verdict.PROMOTE), now=500.0)[1].verdict is Verdict.HOLD
     assert decide(paused, POLICY, finding(Verdict.ROLLBACK), now=500.0)[1].verdict is Verdict.ROLLBACK
 
@@ -116,6 +116,21 @@ def test_shares_never_fall_before_the_end_and_the_end_is_final(steps):
         elif state.ended is None:
             assert decision.share >= last
             last = decision.share
+
+
+def test_a_fresh_salt_comes_by_the_clock_and_only_at_the_last_step():
+    policy = replace(POLICY, resalt_seconds=100.0)
+    assert not decide(at_step(0), policy, finding(), now=500.0)[1].fresh_salt
+    state, decision = decide(at_step(2), policy, finding(), now=100.0)
+    assert decision.fresh_salt and decision.share == 0.5
+    assert not decide(state, policy, finding(), now=199.0)[1].fresh_salt
+    assert decide(state, policy, finding(), now=200.0)[1].fresh_salt
+
+
+def test_a_candidate_that_is_worse_is_dropped_while_another_goes_on():
+    rows = tuple(CandidateEvidence(n, v, None, ()) for n, v in ((1, Verdict.ROLLBACK), (2, Verdict.HOLD)))
+    _, decision = decide(at_step(1), POLICY, replace(finding(), candidates=rows), now=70.0)
+    assert (decision.verdict, decision.dropped) == (Verdict.HOLD, (1,))
 
 
 def test_every_wrong_field_of_a_policy_is_named():

@@ -146,9 +146,9 @@ def test_mean_evidence_agrees_with_its_vectorised_path():
 
 def test_the_weakest_part_of_the_day_decides():
     evidence = ExcessEvidence(0.01, 2)
-    evidence.add(3_600.0, 0.5, requests=5_000)
+    evidence.add(3_600.0, 0.5, False, 5_000)
     assert evidence.log_e() == 0.0
-    evidence.add(50_000.0, 0.5, requests=100)
+    evidence.add(50_000.0, 0.5, True, 100)
     by_stratum = evidence.log_e_by_stratum()
     assert evidence.log_e() == min(by_stratum.values()) == by_stratum[1]
     assert evidence.log_e_by_stratum()[1] == pytest.approx(np.log(np.mean((1 + BET_FRACTIONS * 0.5 * 0.01) ** 100)))

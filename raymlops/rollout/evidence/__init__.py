@@ -4,8 +4,9 @@ from raymlops.rollout.evidence.assignment import CONTROL, Assignment, Epoch, Sta
 from raymlops.rollout.evidence.engine import RolloutEvidence
 from raymlops.rollout.evidence.errors import EvidenceError
 from raymlops.rollout.evidence.intervals import MeanInterval, ratio_interval
-from raymlops.rollout.evidence.latency import PooledThreshold, exceeds
+from raymlops.rollout.evidence.latency import LatencyThresholds, PooledThreshold, exceeds, slow_events
 from raymlops.rollout.evidence.metrics import EvidenceConfig, LatencyMetric, MeanMetric, Metric, RateMetric
+from raymlops.rollout.evidence.reporter import Reporter, Routed
 from raymlops.rollout.evidence.reports import Event, FirstRequest, Outcome, Report, Traffic
 from raymlops.rollout.evidence.verdict import CandidateEvidence, Finding, MetricEvidence, Verdict
 
@@ -20,6 +21,7 @@ __all__ = [
     "Finding",
     "FirstRequest",
     "LatencyMetric",
+    "LatencyThresholds",
     "MeanInterval",
     "MeanMetric",
     "Metric",
@@ -28,11 +30,14 @@ __all__ = [
     "PooledThreshold",
     "RateMetric",
     "Report",
+    "Reporter",
     "RolloutEvidence",
+    "Routed",
     "Stamp",
     "Traffic",
     "Verdict",
     "exceeds",
     "ratio_interval",
+    "slow_events",
     "unit_hash",
 ]

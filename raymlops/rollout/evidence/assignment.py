@@ -83,7 +83,7 @@ class Assignment:
         """Starts a block with a fresh salt; its shares may be lower than before."""
         salt = secrets.token_hex(8) if salt is None else salt
         if any(epoch.salt == salt for epoch in self.epochs):
-            raise EvidenceError(f"salt {salt!r} was used before in this rollout: a block needs a fresh salt")
+            raise EvidenceError(f"salt: expected a fresh salt for a block, found {salt!r}, used before in this rollout")
         block = self.epochs[-1].block + 1 if self.epochs else 0
         return self._append(Epoch(len(self.epochs), block, salt, self._checked(shares), counted))
 

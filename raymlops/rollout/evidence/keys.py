@@ -1,4 +1,4 @@
-"""Which keys were counted: exact, bounded, about 11 bytes a key."""
+"""Which keys had which events: exact, bounded, 10 bytes a key."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-MAX_METRICS = 15
-"""One bit per metric and one for the first request, in 16 bits."""
+MAX_METRICS = 16
+"""One bit per metric, in 16 bits."""
 
 _FRESH_MIN = 256
 
 
 class SeenKeys:
-    """Remembers, per key, the metrics already counted and the replica whose first request is the key's first.
+    """Remembers, per key that had an event or a label, the metrics that it was counted for.
 
-    Keys are 64-bit hashes. Settled keys lie in sorted arrays (8 + 2 + 1 bytes each); new ones in a small dict that is
+    Keys are 64-bit hashes. Settled keys lie in sorted arrays (8 + 2 bytes each); new ones in a small dict that is
     merged when it holds more than 256 keys and a 64th of the settled ones, so that memory stays below 16 bytes a key
     and an update costs a binary search.
 
@@ -31,62 +31,27 @@ class SeenKeys:
         self.refused = 0
         self._hashes = array("Q")
         self._masks = array("H")
-        self._slots = array("B")
-        self._fresh: dict[int, list[int]] = {}
+        self._fresh: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._hashes) + len(self._fresh)
 
     def count_once(self, key: int, metric: int) -> bool:
-        """True the first time that this key is counted for this metric (0 … 14)."""
-        return self._mark(key, 1 << metric, None)
-
-    def first_request(self, key: int, slot: int) -> bool:
-        """True if the key's first request was not known; remembers the replica slot (0 … 255) that reported it."""
-        return self._mark(key, 1 << MAX_METRICS, slot)
-
-    def count_event(self, key: int, rollback: int, promotion: int, slot: int) -> tuple[bool, bool]:
-        """Whether an event of the key is its first for the metric `rollback`, and whether it belongs to the key's first
-        request and is the first for `promotion`. A metric of -1 is not counted; a `slot` of -1 is no first request."""
-        fresh = self._fresh.get(key)
-        at = self._find(key) if fresh is None else None
-        if fresh is None and at is None:
-            return rollback >= 0 and self.count_once(key, rollback), False
-        mask, owner = (self._masks[at], self._slots[at]) if at is not None else fresh or (0, 0)
-        first = rollback >= 0 and not mask >> rollback & 1
-        first_of_request = promotion >= 0 and owner == slot and mask >> MAX_METRICS == 1 and not mask >> promotion & 1
-        mask |= (first << max(rollback, 0)) | (first_of_request << max(promotion, 0))
-        if at is not None:
-            self._masks[at] = mask
-        elif fresh is not None:
-            fresh[0] = mask
-        return first, first_of_request
-
-    def _find(self, key: int) -> int | None:
+        """True the first time that this key is counted for this metric (0 … 15)."""
+        bit = 1 << metric
+        mask = self._fresh.get(key)
+        if mask is not None:
+            self._fresh[key] = mask | bit
+            return not mask & bit
         at = bisect_left(self._hashes, key)
-        return at if at < len(self._hashes) and self._hashes[at] == key else None
-
-    def _mark(self, key: int, bit: int, slot: int | None) -> bool:
-        entry = self._fresh.get(key)
-        if entry is not None:
-            if entry[0] & bit:
-                return False
-            entry[0] |= bit
-            if slot is not None:
-                entry[1] = slot
-            return True
-        at = self._find(key)
-        if at is not None:
-            if self._masks[at] & bit:
-                return False
-            self._masks[at] |= bit
-            if slot is not None:
-                self._slots[at] = slot
-            return True
+        if at < len(self._hashes) and self._hashes[at] == key:
+            mask = self._masks[at]
+            self._masks[at] = mask | bit
+            return not mask & bit
         if len(self) >= self.limit:
             self.refused += 1
             return False
-        self._fresh[key] = [bit, slot or 0]
+        self._fresh[key] = bit
         if len(self._fresh) > _FRESH_MIN and len(self._fresh) * 64 > len(self._hashes):
             self._merge()
         return True
@@ -94,22 +59,20 @@ class SeenKeys:
     def _merge(self) -> None:
         fresh = sorted(self._fresh.items())
         new = np.array([key for key, _ in fresh], np.uint64)
-        old = np.frombuffer(self._hashes, np.uint64) if self._hashes else np.empty(0, np.uint64)
+        old = _view(self._hashes, np.uint64)
         at = np.searchsorted(old, new)
-        masks = np.insert(_view(self._masks, np.uint16), at, np.array([entry[0] for _, entry in fresh], np.uint16))
-        slots = np.insert(_view(self._slots, np.uint8), at, np.array([entry[1] for _, entry in fresh], np.uint8))
+        masks = np.insert(_view(self._masks, np.uint16), at, np.array([mask for _, mask in fresh], np.uint16))
         hashes = np.insert(old, at, new)
-        self._hashes, self._masks, self._slots = array("Q"), array("H"), array("B")
+        self._hashes, self._masks = array("Q"), array("H")
         self._hashes.frombytes(hashes.tobytes())
         self._masks.frombytes(masks.tobytes())
-        self._slots.frombytes(slots.tobytes())
         self._fresh = {}
 
     def to_dict(self) -> dict[str, Any]:
         if self._fresh:
             self._merge()
-        packed = self._hashes.tobytes() + self._masks.tobytes() + self._slots.tobytes()
-        return {"limit": self.limit, "refused": self.refused, "keys": len(self), "packed": _encode(packed)}
+        packed = base64.b64encode(self._hashes.tobytes() + self._masks.tobytes()).decode("ascii")
+        return {"limit": self.limit, "refused": self.refused, "keys": len(self), "packed": packed}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SeenKeys:
@@ -117,14 +80,9 @@ class SeenKeys:
         made.refused = data["refused"]
         packed, n = base64.b64decode(data["packed"]), data["keys"]
         made._hashes.frombytes(packed[: 8 * n])
-        made._masks.frombytes(packed[8 * n : 10 * n])
-        made._slots.frombytes(packed[10 * n :])
+        made._masks.frombytes(packed[8 * n :])
         return made
 
 
 def _view(values: array[int], dtype: type[np.generic]) -> np.ndarray[Any, Any]:
     return np.frombuffer(values, dtype) if values else np.empty(0, dtype)
-
-
-def _encode(raw: bytes) -> str:
-    return base64.b64encode(raw).decode("ascii")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from raymlops.rollout.evidence.errors import EvidenceError
+from raymlops.rollout.evidence.metrics import LatencyMetric
 from raymlops.rollout.evidence.numerics import Array
 
 
@@ -79,3 +80,46 @@ class PooledThreshold:
 def exceeds(latency: float, threshold: float, *, candidate: bool, tolerance: float = 1.0) -> bool:
     """Whether a request is an event of the latency metric, by the threshold it was routed under."""
     return latency > threshold * (tolerance if candidate else 1.0)
+
+
+class LatencyThresholds:
+    """Both pooled thresholds of a latency metric, for the controller: one pooled for the tolerance, one for the
+    margin. A replica needs only the two numbers of `freeze` and `slow_events`."""
+
+    def __init__(self, metric: LatencyMetric, *, window: int = 4000, seed: Iterable[float] = ()):
+        seed = list(seed)
+        self.pools = tuple(
+            PooledThreshold(metric.quantile, tolerance=factor, window=window, seed=seed)
+            for factor in (metric.tolerance, metric.margin)
+        )
+
+    def observe(self, latency: float, *, candidate: bool) -> None:
+        """Adds a latency to both pools."""
+        for pool in self.pools:
+            pool.observe(latency, candidate=candidate)
+
+    def freeze(self) -> tuple[float, float]:
+        """The thresholds for requests routed from now on: for rollback and for promotion."""
+        rollback, promotion = (pool.freeze() for pool in self.pools)
+        return rollback, promotion
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"pools": [pool.to_dict() for pool in self.pools]}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> LatencyThresholds:
+        made = cls.__new__(cls)
+        made.pools = tuple(PooledThreshold.from_dict(row) for row in data["pools"])
+        return made
+
+
+def slow_events(
+    metric: LatencyMetric, latency: float, thresholds: tuple[float, float], *, candidate: bool
+) -> tuple[str, ...]:
+    """The events of a request that took so long, by the thresholds that it was routed under."""
+    factors = ((metric.name, metric.tolerance), (metric.margin_name, metric.margin))
+    return tuple(
+        name
+        for (name, factor), threshold in zip(factors, thresholds, strict=True)
+        if exceeds(latency, threshold, candidate=candidate, tolerance=factor)
+    )

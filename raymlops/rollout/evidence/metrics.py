@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from raymlops.errors import ConfigError
@@ -33,7 +34,7 @@ class RateMetric:
 @dataclass(frozen=True)
 class LatencyMetric:
     """Slowness. Rollback events: latency above `tolerance` × threshold for the candidate and threshold for control.
-    Promotion events: the same with `margin`. See `PooledThreshold`."""
+    Promotion events, under `margin_name`: the same with `margin`. See `LatencyThresholds`."""
 
     name: str
     tolerance: float = 1.0
@@ -77,14 +78,32 @@ class EvidenceConfig:
     request, so that an arm that fails slowly does not look better meanwhile."""
     restarts: bool = True
     """Look out for regressions that begin late as well; costs about 2 % more requests for early ones."""
+    first_requests: int = 1
+    """m: promotion looks at the first m requests of each key. More than 1 is for few keys that come often."""
+    window_seconds: float = 600.0
+    """With m > 1: how long a key's m requests are waited for, from its first."""
     max_keys: int = 1_000_000
+    """Most keys with an event or a label that are remembered in a block; see `SeenKeys`."""
     max_pending: int = 20_000
-    """Most labelled outcomes held back because their horizon has not passed."""
+    """Most labelled outcomes held back because their horizon has not passed; see `OutcomeQueue`."""
+    max_windows: int = 500
+    """With m > 1: most keys whose window is open at a time; keys that come then are left out in all arms."""
 
     def __post_init__(self) -> None:
         problems = _problems(self)
         if problems:
             raise ConfigError(problems)
+
+    @property
+    def buckets(self) -> int:
+        """Buckets for first requests (see `KeyBuckets`); fewer with m > 1, which is for few keys and keeps windows."""
+        return 400_000 if self.first_requests == 1 else 100_000
+
+    @cached_property
+    def event_names(self) -> frozenset[str]:
+        """The metric names that events may carry."""
+        names = {m.name for m in self.metrics if not isinstance(m, MeanMetric)}
+        return frozenset(names | {m.margin_name for m in self.metrics if isinstance(m, LatencyMetric)})
 
     @property
     def spent_alpha(self) -> float:
@@ -119,15 +138,17 @@ def _problems(config: EvidenceConfig) -> list[str]:
             found.append(f"{field}: expected {expected}, found {value!r}")
 
     names = [m.name for m in config.metrics]
-    bits = sum(1 if isinstance(m, MeanMetric) else 2 for m in config.metrics)
-    check(bool(names) and bits <= MAX_METRICS, "metrics", names, "1 to 7 metrics (a mean metric counts half)")
+    check(1 <= len(names) <= MAX_METRICS, "metrics", names, f"1 to {MAX_METRICS} metrics")
     check(len(set(names)) == len(names), "metrics", names, "different names")
     check(config.candidates >= 1, "candidates", config.candidates, "at least 1")
     check(config.attempt >= 1, "attempt", config.attempt, "at least 1")
     for field in ("alpha", "split_alpha", "missing_alpha"):
         check(0.0 < getattr(config, field) <= 0.5, field, getattr(config, field), "a probability in (0, 0.5]")
     check(config.request_timeout >= 0, "request_timeout", config.request_timeout, "seconds, at least 0")
-    check(config.max_keys >= 1, "max_keys", config.max_keys, "at least 1")
+    check(config.window_seconds > 0, "window_seconds", config.window_seconds, "seconds above 0")
+    check(1 <= config.first_requests <= 100, "first_requests", config.first_requests, "1 to 100")
+    for field in ("max_keys", "max_pending", "max_windows"):
+        check(getattr(config, field) >= 1, field, getattr(config, field), "at least 1")
     for m in config.metrics:
         at = f"metrics.{m.name}"
         check(MARGIN_SUFFIX not in m.name, at, m.name, f"a name without {MARGIN_SUFFIX!r}")

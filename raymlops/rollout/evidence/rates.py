@@ -9,9 +9,9 @@ Grünwald, arXiv:2106.02693, for the mixture). A candidate with a hazard between
 makes it smaller in mean.
 
 Promotion must not use first events: when candidates have more events their keys are used up faster and the odds among
-*first* events shrink towards the candidate's favour. It uses Y = the events in the key's first request (each key
-once), which have mean p₁ or p₀ whatever came before: 1 + Y(f_A - 1) with f₁ = q_r/q_ρ, f₀ = (1-q_r)/(1-q_ρ), r < ρ has
-mean 1 + (q_ρ-q_r)·[(1-w)p₀/(1-q_ρ) - w·p₁/q_ρ] ≤ 1 exactly when p₁ ≥ ρ·p₀.
+*first* events shrink towards the candidate's favour. It uses Y = the events in the key's first m requests / m (each key
+once), which has mean p₁ or p₀ whatever came before: 1 + Y(f_A - 1) with f₁ = q_r/q_ρ, f₀ = (1-q_r)/(1-q_ρ), r < ρ has
+mean 1 + (q_ρ-q_r)·[(1-w)p₀/(1-q_ρ) - w·p₁/q_ρ] ≤ 1 exactly when p₁ ≥ ρ·p₀, and is above 0 because Y is in [0, 1].
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ def split_ratios() -> Array:
     return np.asarray(np.exp(np.concatenate([-steps[::-1], steps])))
 
 
-def log_factors(share: float, ratios: Array, tolerance: float) -> Array:
-    """log f for an event of control (row 0) and of the candidate (row 1). Shape (2, J)."""
+def log_factors(share: float, ratios: Array, tolerance: float, part: float = 1.0) -> Array:
+    """log(1 + Y(f - 1)) with Y = `part`, for control (row 0) and the candidate (row 1). Shape (2, J)."""
     q, q0 = tilted_share(ratios, share), tilted_share(tolerance, share)
-    return np.asarray(np.log(np.stack([(1.0 - q) / (1.0 - q0), q / q0])))
+    factors = np.stack([(1.0 - q) / (1.0 - q0), q / q0])
+    return np.asarray(np.log(factors) if part == 1.0 else np.log1p(part * (factors - 1.0)))
 
 
 def log_restart_prior(restart: int) -> float:
@@ -59,7 +60,7 @@ def log_restart_prior(restart: int) -> float:
 
 
 class RateEvidence:
-    """E-process for one metric and one candidate from first events: counts since the last restart, and the rest folded.
+    """E-process for one metric and one candidate: counts of events since the last restart, and the rest folded.
 
     Σ_j γ_j E_{j:t} over restarts j obeys M ← M·f, and M ← M + γ_j at a restart, for each ratio r: no history is kept.
     Without restarts this is the plain mixture. The result does not depend on how events were batched into reports,
@@ -69,14 +70,15 @@ class RateEvidence:
     def __init__(self, ratios: Array, tolerance: float = 1.0, *, restarts: bool = False) -> None:
         self.ratios, self.tolerance, self.restarts = ratios, tolerance, restarts
         self._log_prior = uniform_log_prior(len(ratios))
-        self._factors: dict[float, Array] = {}
+        self._factors: dict[tuple[float, float], Array] = {}
         self._folded = np.full(len(ratios), log_restart_prior(0) if restarts else 0.0)
-        self._counts: dict[float, list[int]] = {}
+        self._counts: dict[tuple[float, float], list[int]] = {}
         self._restart = 0
 
-    def add(self, share: float, candidate: bool, n: int = 1) -> None:
-        """Counts n events of one arm; `share` is the candidate's share against control in the epoch of routing."""
-        self._counts.setdefault(share, [0, 0])[candidate] += n
+    def add(self, share: float, candidate: bool, n: int = 1, part: float = 1.0) -> None:
+        """Counts n units of one arm with Y = `part`, 1 for an event; `share` is the candidate's share against control
+        in the epoch of routing."""
+        self._counts.setdefault((share, part), [0, 0])[candidate] += n
 
     def fold(self) -> None:
         """A restart: moves the counts into the folded process and adds a new start to the mixture."""
@@ -90,22 +92,22 @@ class RateEvidence:
 
     def _log_terms(self) -> Array:
         terms = self._folded.copy()
-        for share in sorted(self._counts):
-            factors = self._factors.get(share)
+        for at in sorted(self._counts):
+            factors = self._factors.get(at)
             if factors is None:
-                factors = self._factors[share] = log_factors(share, self.ratios, self.tolerance)
-            control, candidate = self._counts[share]
+                factors = self._factors[at] = log_factors(at[0], self.ratios, self.tolerance, at[1])
+            control, candidate = self._counts[at]
             terms += control * factors[0]
             terms += candidate * factors[1]
         return terms
 
     def to_dict(self) -> dict[str, Any]:
-        counts = [[share, *self._counts[share]] for share in sorted(self._counts)]
+        counts = [[*at, *self._counts[at]] for at in sorted(self._counts)]
         return {"restart": self._restart, "folded": self._folded.tolist(), "counts": counts}
 
     def load(self, data: dict[str, Any]) -> None:
         self._restart, self._folded = data["restart"], np.array(data["folded"])
-        self._counts = {share: [control, candidate] for share, control, candidate in data["counts"]}
+        self._counts = {(share, part): [control, candidate] for share, part, control, candidate in data["counts"]}
 
 
 def log_e_paths(

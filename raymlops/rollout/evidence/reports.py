@@ -15,22 +15,33 @@ from raymlops.rollout.evidence.errors import EvidenceError
 
 @dataclass(frozen=True, slots=True)
 class FirstRequest:
-    """A key's first request at this replica in the counted epochs of a block (and every request without a key), sent
-    when it is routed. A replica starts anew when warm-up ends and when a block opens."""
+    """One of a key's first m requests at this replica in the counted epochs of a block (m is `first_requests` of the
+    configuration, 1 by default), or `count` alike requests without a key.
+
+    It is reported once, `request_timeout` after it was routed, when it is certain in every arm what became of it.
+    A replica starts anew when warm-up ends and when a block opens. `Reporter` does all that.
+    """
 
     epoch: int
     arm: int
     key: int | None
     routed_at: float
     """Seconds on the clock of the ledger."""
+    events: tuple[str, ...] = ()
+    """The event metrics that happened to it."""
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or (self.key is not None and self.count != 1):
+            raise EvidenceError(f"first request: expected count 1, or more without a key, found {self.count}")
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something bad happened to a request: an error, a timeout, a fallback, a latency above its frozen threshold.
 
-    `first` says that the request was the replica's `FirstRequest` for the key. The arm is the one that was *assigned*,
-    also if the champion answered in its place.
+    Reported at once, for every request and not only for first ones. The arm is the one that was *assigned*, also if
+    the champion answered in its place.
     """
 
     epoch: int
@@ -38,7 +49,6 @@ class Event:
     key: int | None
     metric: str
     routed_at: float
-    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +69,12 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if (self.value is None) != (self.label_at is None):
-            raise EvidenceError("outcome: value and label_at must both be given, or both be None for a missing label")
+            raise EvidenceError(
+                "value, label_at: expected both, or None for both if there is no label, "
+                f"found {self.value!r} and {self.label_at!r}"
+            )
         if self.value is not None and not 0.0 <= self.value <= 1.0:
-            raise EvidenceError(f"outcome of {self.metric}: expected a value in [0, 1], found {self.value!r}")
+            raise EvidenceError(f"value: expected an outcome of {self.metric!r} in [0, 1], found {self.value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +90,8 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One message of one replica. `sequence` counts its messages from 1, so that a repeated delivery is counted
-    once."""
+    """One message of one replica. `sequence` counts its messages from 1, so that a repeated delivery is counted once:
+    messages of a replica are delivered in order, and a replica that starts again takes a new name."""
 
     replica: str
     sequence: int
@@ -97,7 +110,7 @@ class Report:
         return cls(
             data["replica"],
             data["sequence"],
-            tuple(FirstRequest(**row) for row in data["first_requests"]),
+            tuple(FirstRequest(**{**row, "events": tuple(row["events"])}) for row in data["first_requests"]),
             tuple(Event(**row) for row in data["events"]),
             tuple(Outcome(**row) for row in data["outcomes"]),
             tuple(Traffic(**row) for row in data["traffic"]),

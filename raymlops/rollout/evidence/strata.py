@@ -1,9 +1,9 @@
 """Promotion when events are too rare to compare rates: a bound on the candidate's excess, per time of day.
 
 Without events there is no evidence about a ratio, but many clean requests do bound a difference. With Y the events in
-a key's first request and A its arm, D = A·Y/w - (1-A)·Y/(1-w) has mean p₁ - p₀. If the excess is at least δ, Π(1 + λ(δ
-- D)) with λ = c·w, c < 1, is a non-negative supermartingale, and it grows by log(1 + cwδ) with every clean request
-(betting: Waudby-Smith & Ramdas, arXiv:2010.09686).
+a key's first m requests / m and A its arm, D = A·Y/w - (1-A)·Y/(1-w) has mean p₁ - p₀. If the excess is at least δ,
+Π(1 + λ(δ - D)) with λ = c·w, c < 1, is a non-negative supermartingale, and it grows by log(1 + cwδ) with every clean
+request (betting: Waudby-Smith & Ramdas, arXiv:2010.09686).
 
 Each time-of-day stratum has its own process and all of them must agree: pooled over a day, a candidate that is worse at
 night hides behind the volume of the day. A stratum without enough traffic therefore delays promotion.
@@ -49,19 +49,19 @@ class ExcessEvidence:
 
     def __init__(self, delta: float, strata: int) -> None:
         self.delta, self.strata = delta, strata
-        self._counts: dict[tuple[int, float], list[int]] = {}
+        self._counts: dict[tuple[int, float, float], int] = {}
+        """Units by stratum, share and ±Y: minus for control."""
 
-    def add(self, routed_at: float, share: float, *, requests: int = 0, control: int = 0, candidate: int = 0) -> None:
-        """Counts first requests of both arms, and the events among them by arm."""
-        row = self._counts.setdefault((stratum_of(routed_at, self.strata), share), [0, 0, 0])
-        row[0] += requests
-        row[1] += control
-        row[2] += candidate
+    def add(self, routed_at: float, share: float, candidate: bool, n: int = 1, part: float = 0.0) -> None:
+        """Counts n first requests of an arm with Y = `part`: 0 if nothing happened, 1 for an event."""
+        at = (stratum_of(routed_at, self.strata), share, part if candidate else 0.0 - part)
+        self._counts[at] = self._counts.get(at, 0) + n
 
     def log_e_by_stratum(self) -> dict[int, float]:
         terms: dict[int, Array] = {}
-        for (stratum, share), (requests, control, candidate) in sorted(self._counts.items()):
-            more = log_e_from_counts(share, self.delta, requests - control - candidate, control, candidate)
+        for (stratum, share, signed), n in sorted(self._counts.items()):
+            difference = signed / share if signed > 0.0 else signed / (1.0 - share)
+            more = n * np.log1p(BET_FRACTIONS * share * (self.delta - difference))
             terms[stratum] = terms.get(stratum, np.zeros_like(BET_FRACTIONS)) + more
         return {stratum: float(log_mixture(value, LOG_PRIOR)) for stratum, value in terms.items()}
 
@@ -71,7 +71,7 @@ class ExcessEvidence:
         return min(found.values()) if len(found) == self.strata else min([0.0, *found.values()])
 
     def to_dict(self) -> dict[str, Any]:
-        return {"counts": [[stratum, share, *row] for (stratum, share), row in sorted(self._counts.items())]}
+        return {"counts": [[*at, n] for at, n in sorted(self._counts.items())]}
 
     def load(self, data: dict[str, Any]) -> None:
-        self._counts = {(stratum, share): row for stratum, share, *row in data["counts"]}
+        self._counts = {(stratum, share, signed): n for stratum, share, signed, n in data["counts"]}

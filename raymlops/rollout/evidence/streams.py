@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raymlops.rollout.evidence.assignment import Epoch
+from raymlops.rollout.evidence.firsts import Closed
 from raymlops.rollout.evidence.intervals import MeanInterval, ratio_interval
 from raymlops.rollout.evidence.means import MeanEvidence
 from raymlops.rollout.evidence.metrics import EvidenceConfig, LatencyMetric, MeanMetric, RateMetric
@@ -31,6 +32,7 @@ class EventStream:
         self._new: dict[tuple[int, int], int] = {}
         self._totals: list[dict[float, list[int]]] = [{} for _ in arms]
         self.by_stratum = isinstance(metric, RateMetric) and metric.excess is not None
+        self.promotion_name = metric.margin_name if isinstance(metric, LatencyMetric) else metric.name
 
     def first_event(self, epochs: Sequence[Epoch], epoch: int, arm: int) -> None:
         """A key's first event. Control's counts against every candidate, a candidate's for itself."""
@@ -51,21 +53,15 @@ class EventStream:
                 self._totals[candidate - 1].setdefault(share, [0, 0])[arm == candidate] += n
         self._new = {}
 
-    def first_requests(self, epoch: Epoch, arm: int, routed_at: float, requests: int) -> None:
-        for candidate in epoch.compared(arm):
-            evidence = self.promotion[candidate - 1]
+    def first_request(self, epoch: Epoch, unit: Closed, n: int) -> None:
+        """Counts n units whose first requests are complete and alike."""
+        part = unit.part(self.promotion_name)
+        for candidate in epoch.compared(unit.arm):
+            evidence, share, own = self.promotion[candidate - 1], epoch.odds_share(candidate), unit.arm == candidate
             if isinstance(evidence, ExcessEvidence):
-                evidence.add(routed_at, epoch.odds_share(candidate), requests=requests)
-
-    def first_request_events(self, epoch: Epoch, arm: int, routed_at: float, events: int) -> None:
-        for candidate in epoch.compared(arm):
-            evidence, share = self.promotion[candidate - 1], epoch.odds_share(candidate)
-            if isinstance(evidence, RateEvidence):
-                evidence.add(share, arm == candidate, events)
-            elif arm == candidate:
-                evidence.add(routed_at, share, candidate=events)
-            else:
-                evidence.add(routed_at, share, control=events)
+                evidence.add(unit.at, share, own, n, part)
+            elif part > 0.0:
+                evidence.add(share, own, n, part)
 
     def shown(self, candidate: int, alpha: float) -> dict[str, Any]:
         counts = {share: (row[0], row[1]) for share, row in self._totals[candidate - 1].items()}

@@ -36,7 +36,7 @@ class CandidateEvidence:
     candidate: int
     verdict: Verdict
     blame: str | None
-    """The metric with the largest rollback evidence, for ROLLBACK."""
+    """For ROLLBACK: the metric with the most evidence when it was found."""
     metrics: tuple[MetricEvidence, ...]
 
 
@@ -61,12 +61,17 @@ class Finding:
     skipped: int
     """Reported facts that belong to a warm-up or to a closed block, and labels that came after their turn."""
     refused_keys: int
+    """Times that an event or label was not counted because `max_keys` keys were known."""
 
 
 def judge(
-    candidates: list[tuple[tuple[MetricEvidence, ...], bool]], rollback_at: float, promote_at: float, split_broken: bool
+    candidates: list[tuple[tuple[MetricEvidence, ...], str | None]],
+    rollback_at: float,
+    promote_at: float,
+    split_broken: bool,
 ) -> tuple[Verdict, str, tuple[CandidateEvidence, ...], int | None]:
-    """Combines metrics and candidates. `candidates` has each one's metrics and whether it was found worse before.
+    """Combines metrics and candidates. `candidates` has each one's metrics and the metric in which it was found worse
+    before, if it was: a rollback is not taken back.
 
     Rollback if max_k E_k ≥ K·V/α (a union bound, valid however the metrics depend on each other, and it names the
     culprit); promotion if every metric passes at the same time (the intersection needs no correction across metrics).
@@ -76,8 +81,8 @@ def judge(
     for number, (metrics, before) in enumerate(candidates, start=1):
         usable = [m for m in metrics if not m.void]
         worst = max(usable, key=lambda m: m.log_e_rollback, default=None)
-        blame = worst.metric if worst is not None and (before or worst.log_e_rollback >= rollback_at) else None
-        if before or blame is not None:
+        blame = before or (worst.metric if worst is not None and worst.log_e_rollback >= rollback_at else None)
+        if blame is not None:
             verdict = Verdict.ROLLBACK
         elif split_broken:
             verdict = Verdict.BROKEN_SPLIT
