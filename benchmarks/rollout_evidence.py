@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
-from benchmarks.common import RESULTS, Report, Table, Target, run
+from benchmarks.common import Report, Table, Target, run
 from benchmarks.rollout_evidence_lib.cost import cost
-from benchmarks.rollout_evidence_lib.nulls import ALPHA, nulls
-from benchmarks.rollout_evidence_lib.peers import rules, scenarios, traffic
+from benchmarks.rollout_evidence_lib.nulls import SPLIT_ALPHA, nulls
+from benchmarks.rollout_evidence_lib.peers import rules, scenarios
+from benchmarks.rollout_evidence_lib.plot import plot
 from benchmarks.rollout_evidence_lib.speed import cases
+from benchmarks.rollout_evidence_lib.streams import ALPHA
+from benchmarks.rollout_evidence_lib.traffic import traffic
 
 SEED = 20_240_611
 WHAT = f"""\
@@ -26,6 +29,13 @@ decision rules as documented, on the same hour of traffic at 10 requests a secon
 3 candidates."""
 
 
+_KINDS = (
+    ("rollback", "rollbacks that are wrong", ALPHA),
+    ("promotion", "promotions that are wrong", ALPHA),
+    ("split", "splits called broken that are not", SPLIT_ALPHA),
+)
+
+
 def measure(quick: bool) -> Report:
     """False decisions, requests to a decision, peers and cost of the rollout evidence."""
     wrong, few = _wrong(quick), 300
@@ -33,7 +43,7 @@ def measure(quick: bool) -> Report:
     peers = _peers(few if quick else None)
     raw = {"wrong": wrong, "speed": speed, "peers": peers, "cost": cost(20_000 if quick else 200_000), "seed": SEED}
     if not quick:
-        _plot(wrong, peers)
+        plot(wrong, peers)
     return report(raw, quick)
 
 
@@ -42,8 +52,8 @@ def report(raw: dict[str, Any], quick: bool = False) -> Report:
     wrong, speed, peers, costs = (raw[name] for name in ("wrong", "speed", "peers", "cost"))
     right = [row for row in wrong if row["right"]]
     targets = [
-        Target(f"{kind}s that are wrong: largest lower 95 % bound over {n} nulls", worst, ALPHA, True)
-        for kind in ("rollback", "promotion")
+        Target(f"{what}: largest lower 95 % bound over {n} nulls", worst, alpha, True)
+        for kind, what, alpha in _KINDS
         for n, worst in [_worst([row for row in right if row["kind"] == kind])]
     ]
     targets += [Target(row["case"], row["median"], row["target"], True) for row in speed if row["target"]]
@@ -51,7 +61,7 @@ def report(raw: dict[str, Any], quick: bool = False) -> Report:
         Target("event update, µs", costs["event, µs"], 5.0, True),
         Target("decision tick, ms", costs["tick, ms"], 1.0, True),
         Target("state without keys, KB", costs["state without keys, KB"], 100.0, True),
-        Target("state per distinct key, bytes", costs["state, bytes per key"], 16.0, True),
+        Target("state per key with an event, bytes", costs["state per key with an event, bytes"], 16.0, True),
     ]
     tables = [*_wrong_tables(wrong), _speed_table(speed), *_peer_tables(peers), _cost_table(costs)]
     return Report("rollout_evidence", "Evidence behind a rollout", WHAT, tables, targets, raw, quick)
@@ -129,6 +139,7 @@ def _wrong_tables(rows: list[dict[str, Any]]) -> list[Table]:
     titles = {
         "rollback": "Wrong rollbacks: the candidate is the same model",
         "promotion": "Wrong promotions: the candidate is exactly at the margin, 200,000 requests",
+        "split": f"Wrong alarms about the split, at α = {SPLIT_ALPHA}",
     }
     return [
         Table(
@@ -180,43 +191,6 @@ def _peer_tables(rows: list[dict[str, Any]]) -> list[Table]:
 
 def _cost_table(costs: dict[str, float]) -> Table:
     return Table("Cost", ("what", "measured"), list(costs.items()))
-
-
-def _plot(wrong: list[dict[str, Any]], peers: list[dict[str, Any]]) -> None:
-    """Two panels: wrong decisions per null with intervals, and speed against false rollbacks for every rule."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(15, 7.5), layout="constrained")
-    for at, row in enumerate(reversed(wrong)):
-        colour = "tab:blue" if row["right"] else "tab:red"
-        low, high = max(row["low"], 1e-4), max(row["high"], 1e-4)
-        left.plot([low, high], [at, at], color=colour, lw=2)
-        left.plot(max(row["rate"], 1e-4), at, "o", color=colour, ms=5)
-    left.set_yticks(range(len(wrong)), [f"{r['null']} ({r['kind']})" for r in reversed(wrong)], fontsize=8)
-    left.axvline(ALPHA, color="black", ls="--", lw=1)
-    left.set(xscale="log", xlim=(1e-4, 1.3), xlabel="decided wrongly (95 % interval); dashed: α = 0.01")
-    left.set_title("Wrong decisions. Red: one rule of the method broken")
-    by = {(r["rule"], r["scenario"]): r for r in peers}
-    for rule in dict.fromkeys(r["rule"] for r in peers):
-        false = max(
-            by[rule, s]["rolled_back"] for s in dict.fromkeys(r["scenario"] for r in peers) if s.startswith("A/A")
-        )
-        median = by[rule, "1 % → 3 %, 50/50"]["median"] or 50_000
-        right.plot(max(false, 1e-4), median, "s" if rule == "raymlops" else "o", ms=9 if rule == "raymlops" else 6)
-        right.annotate(rule, (max(false, 1e-4), median), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    right.axvline(ALPHA, color="black", ls="--", lw=1)
-    right.axhline(36_000, color="grey", ls=":", lw=1)
-    right.set(
-        xscale="log", yscale="log", xlim=(5e-5, 200), xlabel="identical models rolled back, worst of four A/A scenarios"
-    )
-    right.set_ylabel("median requests to roll back 1 % → 3 % (above the dotted line: mostly not within the hour)")
-    right.set_title("Speed against false rollbacks")
-    RESULTS.mkdir(exist_ok=True)
-    figure.savefig(RESULTS / "rollout_evidence.png", dpi=110)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,22 @@ One hour at 10 requests a second, every request its own unit, one metric (errors
 says that it looks at. Where a default is documented it is used; what had to be chosen is said in `note`. Rules that
 only know the canary's own rate get the threshold of their documentation's example: a team that knows its rate would
 choose it, and they are shown again with one chosen for this traffic.
+
+Read for this (2026-11):
+- Argo Rollouts, argoproj/argo-rollouts docs/features/analysis.md (example: success rate >= 0.95 every 5m, failureLimit
+  3) and pkg/apis/rollouts/v1alpha1/analysis_types.go ("FailureLimit is the maximum number of times the measurement is
+  allowed to fail, before the entire metric is considered Failed (default: 0)"); analysis/analysis.go fails when
+  result.Failed > failureLimit, counted over the whole run.
+- Flagger, fluxcd/flagger docs/gitbook/usage/how-it-works.md (example: interval 1m, threshold 10, request-success-rate
+  min 99; "if the failed checks threshold is reached, stops the analysis and rolls back"); without a threshold
+  pkg/apis/flagger/v1beta1/canary.go takes 1.
+- Kayenta, spinnaker/kayenta NetflixACAJudge.scala (Mann-Whitney with tolerance 0.25, confidence level 0.98) and
+  MannWhitney.scala (the interval is that of R's wilcox.test, with its corrections for ties and continuity);
+  docs/canary-config.md (effect sizes default to 1, that is off). spinnaker.io/docs/guides/user/canary/best-practices
+  (runs of 1 hour, at least 50 points a metric, marginal 75, pass 95). With one metric the score is 0 or 100, so any
+  pass score gives the same decisions.
+- CloudWatch, the API reference of PutMetricAlarm (docs.aws.amazon.com): Threshold, EvaluationPeriods and, for "M out of
+  N" alarms, DatapointsToAlarm. None of them has a recommended value.
 """
 
 from __future__ import annotations
@@ -12,46 +28,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaln
 from scipy.stats import norm
 
-from benchmarks.rollout_evidence_lib.nulls import ALPHA
-from raymlops.rollout.evidence.rates import log_e_paths, rollback_ratios
-
-MINUTES, PER_MINUTE = 60, 600
-_AT = float(np.log(1.0 / ALPHA))
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """Requests and errors per rollout and slot of ten requests, by arm; `share` per slot. Shapes (n, slots),
-    (slots,)."""
-
-    requests1: np.ndarray
-    errors0: np.ndarray
-    errors1: np.ndarray
-    share: np.ndarray
-
-    @property
-    def requests0(self) -> np.ndarray:
-        return 10 - self.requests1
-
-    def per(self, minutes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(requests0, errors0, requests1, errors1) per window of so many minutes."""
-        shape = (len(self.errors0), -1, minutes * PER_MINUTE // 10)
-        fields = (self.requests0, self.errors0, self.requests1, self.errors1)
-        return tuple(x.reshape(shape).sum(axis=2) for x in fields)  # type: ignore[return-value]
-
-
-def traffic(rng, n: int, rate: np.ndarray, ratio: float, share: np.ndarray) -> Traffic:
-    requests1 = rng.binomial(10, share, (n, len(share))).astype(np.int16)
-    bad1 = rng.binomial(requests1, np.minimum(rate * ratio, 1.0)).astype(np.int16)
-    return Traffic(requests1, rng.binomial(10 - requests1, rate).astype(np.int16), bad1, share)
-
-
-def _first(hit: np.ndarray, requests: int) -> np.ndarray:
-    """Requests until the first True of each row, when each column stands for so many requests."""
-    return np.where(hit.any(axis=1), (hit.argmax(axis=1) + 1.0) * requests, np.inf)
+from benchmarks.rollout_evidence_lib.sequential import lindon_malek, peeking_z, raymlops
+from benchmarks.rollout_evidence_lib.traffic import MINUTES, PER_MINUTE, Traffic, first
 
 
 def _rate(errors: np.ndarray, requests: np.ndarray) -> np.ndarray:
@@ -62,27 +42,27 @@ def _rate(errors: np.ndarray, requests: np.ndarray) -> np.ndarray:
 def argo(t: Traffic, success: float, interval: int, failure_limit: int) -> np.ndarray:
     _, _, requests, errors = t.per(interval)
     failed = np.cumsum(1.0 - _rate(errors, requests) < success, axis=1)
-    return _first(failed > failure_limit, interval * PER_MINUTE)
+    return first(failed > failure_limit, interval * PER_MINUTE)
 
 
 def flagger(t: Traffic, success: float, threshold: int) -> np.ndarray:
     _, _, requests, errors = t.per(1)
-    return _first(np.cumsum(1.0 - _rate(errors, requests) < success, axis=1) >= threshold, PER_MINUTE)
+    return first(np.cumsum(1.0 - _rate(errors, requests) < success, axis=1) >= threshold, PER_MINUTE)
 
 
 def alarm(t: Traffic, limit: float, periods: int, of: int) -> np.ndarray:
     _, _, requests, errors = t.per(1)
     breach = np.cumsum(_rate(errors, requests) > limit, axis=1)
     recent = breach - np.concatenate([np.zeros((len(breach), of), int), breach[:, :-of]], axis=1)
-    return _first(recent >= periods, PER_MINUTE)
+    return first(recent >= periods, PER_MINUTE)
 
 
-def kayenta(t: Traffic, interval: int, confidence: float = 0.98, fraction: float = 0.25) -> np.ndarray:
+def kayenta(t: Traffic, interval: int, confidence: float = 0.98, tolerance: float = 0.25) -> np.ndarray:
     """NetflixACAJudge on the error rate per minute: every `interval` minutes over the data since the start.
 
-    Fails if the confidence interval of the Hodges–Lehmann shift lies above `fraction` of its estimate. The interval
-    comes from the normal approximation of the order statistics of the pairwise differences, as R's wilcox.test for
-    tied data.
+    Fails if the confidence interval of the Hodges–Lehmann shift lies above `tolerance` of its estimate. Its lower end
+    is where the normalised rank sum, with the corrections for ties and continuity, reaches the quantile: an order
+    statistic of the pairwise differences.
     """
     requests0, errors0, requests1, errors1 = t.per(1)
     control, canary = _rate(errors0, requests0), _rate(errors1, requests1)
@@ -91,57 +71,16 @@ def kayenta(t: Traffic, interval: int, confidence: float = 0.98, fraction: float
     for m in range(interval, MINUTES + 1, interval):
         for i in np.flatnonzero(np.isinf(found)):
             shifts = np.sort((canary[i, :m, None] - control[i, None, :m]).ravel())
-            low = int(np.floor(m * m / 2 - z * np.sqrt(m * m * (2 * m + 1) / 12)))
-            if low >= 1 and shifts[low - 1] > fraction * abs(np.median(shifts)):
+            ties = sum(float((n**3 - n).sum()) for n in (_repeats(canary[i, :m]), _repeats(control[i, :m])))
+            sigma = np.sqrt(m * m / 12 * (2 * m + 1 - ties / (2 * m * (2 * m - 1))))
+            low = int(np.floor(m * m / 2 - 0.5 - z * sigma))
+            if low >= 0 and shifts[low] > tolerance * abs(np.median(shifts)):
                 found[i] = m * PER_MINUTE
     return found
 
 
-def peeking_z(t: Traffic, alpha: float = ALPHA) -> np.ndarray:
-    """A pooled one-sided two-proportion z-test at level α, looked at every 100 requests."""
-    fields = (t.requests0, t.errors0, t.requests1, t.errors1)
-    n0, x0, n1, x1 = (np.cumsum(x.astype(np.int64), axis=1)[:, 9::10] for x in fields)
-    pooled = (x0 + x1) / (n0 + n1)
-    scale = np.sqrt(np.maximum(pooled * (1 - pooled), 1e-12) * (1 / np.maximum(n0, 1) + 1 / np.maximum(n1, 1)))
-    z = (x1 / np.maximum(n1, 1) - x0 / np.maximum(n0, 1)) / scale
-    return _first((z > norm.isf(alpha)) & (x0 + x1 > 0), 100)
-
-
-def lindon_malek(t: Traffic) -> np.ndarray:
-    """Anytime-valid test of the multinomial hypothesis (arXiv:2011.03567): Dirichlet(1, 1) mixture over the arm of an
-    event against the known share, looked at every 10 requests. Two-sided, as published; rolls back if the candidate
-    has more. The null share of a slot enters its likelihood, so a ramp keeps it valid."""
-    x0, x1 = np.cumsum(t.errors0, axis=1, dtype=np.int64), np.cumsum(t.errors1, axis=1, dtype=np.int64)
-    null = np.cumsum(t.errors1 * np.log(t.share) + t.errors0 * np.log1p(-t.share), axis=1)
-    return _first((betaln(1 + x1, 1 + x0) - null >= _AT) & (x1 > t.share * (x0 + x1)), 10)
-
-
-def raymlops(t: Traffic) -> np.ndarray:
-    """Ours, looked at every 10 requests; the events of a slot in random order."""
-    rng = np.random.default_rng(0)
-    shares = tuple(dict.fromkeys(t.share.tolist()))
-    epoch_of_slot = np.array([shares.index(x) for x in t.share.tolist()])
-    events = t.errors0 + t.errors1
-    size = int(events.sum(axis=1).max())
-    found = np.empty(len(events))
-    for i in range(0, len(events), 250):
-        rows = slice(i, i + 250)
-        candidate = np.full((len(events[rows]), size), -1, np.int8)
-        epoch = np.zeros_like(candidate)
-        at = np.full(candidate.shape, np.inf)
-        for j, (bad0, bad1) in enumerate(zip(t.errors0[rows], t.errors1[rows], strict=True)):
-            slots = np.repeat(np.arange(events.shape[1]), bad0 + bad1)
-            within = np.concatenate(
-                [np.repeat(np.arange(events.shape[1]), bad1), np.repeat(np.arange(events.shape[1]), bad0)]
-            )
-            arms = np.repeat([1, 0], [bad1.sum(), bad0.sum()])
-            order = np.lexsort((rng.random(len(within)), within))
-            candidate[j, : len(slots)], epoch[j, : len(slots)] = arms[order], epoch_of_slot[slots]
-            at[j, : len(slots)] = (slots + 1) * 10
-        log_e = log_e_paths(candidate, shares, epoch, rollback_ratios(), restarts=True)
-        hit = log_e >= _AT
-        found[rows] = np.where(hit.any(1), np.take_along_axis(at, hit.argmax(1)[:, None], 1)[:, 0], np.inf)
-    return found
+def _repeats(values: np.ndarray) -> np.ndarray:
+    return np.unique(values, return_counts=True)[1].astype(float)
 
 
 @dataclass(frozen=True)
@@ -158,12 +97,19 @@ def rules() -> Iterator[Rule]:
     yield Rule("Argo Rollouts, documented example", lambda t: argo(t, 0.95, 5, 3),
                "success ≥ 0.95 every 5 min, failureLimit 3")  # fmt: skip
     yield Rule("Argo Rollouts, tuned to 98 %", lambda t: argo(t, 0.98, 5, 3), "the same with success ≥ 0.98")
-    yield Rule("Argo Rollouts, 98 %, failureLimit 0", lambda t: argo(t, 0.98, 5, 0), "failureLimit at its default 0")
+    yield Rule(
+        "Argo Rollouts, 98 %, failureLimit 0",
+        lambda t: argo(t, 0.98, 5, 0),
+        "the same with failureLimit at its default 0",
+    )
     yield Rule("Flagger, documented example", lambda t: flagger(t, 0.99, 10),
                "request-success-rate ≥ 99 every minute, threshold 10 failed checks")  # fmt: skip
     yield Rule("Flagger, tuned to 97.5 %", lambda t: flagger(t, 0.975, 10), "the same with ≥ 97.5")
+    yield Rule("Flagger, 97.5 %, threshold 1", lambda t: flagger(t, 0.975, 1), "the same with threshold left out: 1")
+    yield Rule("Kayenta, judged after 1 h", lambda t: kayenta(t, 60),
+               "recommended run of 1 h, a point a minute; Mann–Whitney at 0.98, tolerance 0.25", 1_000)  # fmt: skip
     yield Rule("Kayenta, judged every 10 min", lambda t: kayenta(t, 10),
-               "Mann–Whitney at 0.98, tolerance 0.25, pass score 95, data from the start", 1_000)  # fmt: skip
+               "the same looked at every 10 min, fewer points than recommended", 1_000)  # fmt: skip
     yield Rule(
         "CloudWatch-style alarm, 1 of 1", lambda t: alarm(t, 0.02, 1, 1), "canary errors > 2 % in a minute (chosen)"
     )

@@ -10,11 +10,12 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 from benchmarks.rollout_evidence_lib import streams as s
-from benchmarks.rollout_evidence_lib.nulls import ALPHA, HEAVY
+from benchmarks.rollout_evidence_lib.labels import label_crossing
+from benchmarks.rollout_evidence_lib.latencies import slow_requests
+from benchmarks.rollout_evidence_lib.nulls import HEAVY
+from benchmarks.rollout_evidence_lib.streams import AT
 from raymlops.rollout.evidence.numerics import tilted_share
 from raymlops.rollout.evidence.rates import promotion_ratios, rollback_ratios
-
-_AT = float(np.log(1.0 / ALPHA))
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def event_floor(rate: float, ratio: float, share: float, null_ratio: float = 1.0
     """log(1/α) / (events per request × KL of the arm of an event under `ratio` from that under `null_ratio`)."""
     q, q0 = tilted_share(ratio, share), tilted_share(null_ratio, share)
     divergence = q * np.log(q / q0) + ((1 - q) * np.log((1 - q) / (1 - q0)) if q < 1 else 0.0)
-    return float(_AT / (rate * (1 + (ratio - 1) * share) * divergence))
+    return float(AT / (rate * (1 + (ratio - 1) * share) * divergence))
 
 
 def label_floor(mean0: float, mean1: float, share: float, concentration: float = 5.0) -> float:
@@ -42,13 +43,13 @@ def label_floor(mean0: float, mean1: float, share: float, concentration: float =
     y = rng.beta(concentration * mean, concentration * (1 - mean))
     z = (y - (share * mean1 + (1 - share) * mean0)) * np.where(arm, 1 / share, -1 / (1 - share))
     growth = minimize_scalar(lambda b: -np.mean(np.log1p(-b * z)), bounds=(0.0, 0.98 / z.max()), method="bounded")
-    return float(_AT / -growth.fun)
+    return float(AT / -growth.fun)
 
 
 def _errors(rate: float, ratio: float, share: float, requests: int) -> Callable[[np.random.Generator, int], np.ndarray]:
     def run(rng, n):
         stream = s.unkeyed(rng, n, requests, lambda x: np.full_like(x, rate), ratio, (share,))
-        return s.decide(stream, rollback_ratios(), 1.0, _AT, restarts=True)
+        return s.decide(stream, rollback_ratios(), 1.0, AT, restarts=True)
 
     return run
 
@@ -58,8 +59,8 @@ def _slow(
 ) -> Callable[[np.random.Generator, int], np.ndarray]:
     def run(rng, n):
         refresh = min(500, requests)
-        stream = s.slow_requests(rng, n, requests, share=share, slower=slower, refresh=refresh, seed=seed)
-        return s.decide(stream, rollback_ratios(), 1.0, _AT, restarts=True)
+        stream = slow_requests(rng, n, requests, share=share, slower=slower, refresh=refresh, seed=seed)
+        return s.decide(stream, rollback_ratios(), 1.0, AT, restarts=True)
 
     return run
 
@@ -73,7 +74,7 @@ def _quality(share: float, labels: int) -> Callable[[np.random.Generator, int], 
     def run(rng, n):
         arms = (rng.random((n, labels)) < share).astype(np.int8)
         mean = np.where(arms, 0.75, 0.80)
-        return s.label_crossing(rng.beta(5 * mean, 5 * (1 - mean)), arms, np.full(labels, share), 0.0, -1, _AT)
+        return label_crossing(rng.beta(5 * mean, 5 * (1 - mean)), arms, np.full(labels, share), 0.0, -1, AT)
 
     return run
 
@@ -81,7 +82,7 @@ def _quality(share: float, labels: int) -> Callable[[np.random.Generator, int], 
 def _promotion(margin: float, share: float, requests: int) -> Callable[[np.random.Generator, int], np.ndarray]:
     def run(rng, n):
         stream = s.unkeyed(rng, n, requests, lambda x: np.full_like(x, 0.01), 1.0, (share,))
-        return s.decide(stream, promotion_ratios(margin), margin, _AT, restarts=False)
+        return s.decide(stream, promotion_ratios(margin), margin, AT, restarts=False)
 
     return run
 
@@ -89,7 +90,18 @@ def _promotion(margin: float, share: float, requests: int) -> Callable[[np.rando
 def _heavy(number: int) -> Callable[[np.random.Generator, int], np.ndarray]:
     def run(rng, n):
         stream = s.blocks(rng, n, HEAVY, 200_000, 2.0, number)
-        return s.decide(stream, rollback_ratios(), 1.0, _AT, restarts=True)
+        return s.decide(stream, rollback_ratios(), 1.0, AT, restarts=True)
+
+    return run
+
+
+REGULARS = s.Keys(np.zeros(1500), np.full(1500, 1 / 1500), np.full(1500, 0.05))
+
+
+def _windows(m: int) -> Callable[[np.random.Generator, int], np.ndarray]:
+    def run(rng, n):
+        stream = s.first_windows(rng, n, REGULARS, 60_000, (0.5,), 1.0, m, 15_000.0 if m > 1 else 0.0)
+        return s.decide(stream, promotion_ratios(2.0), 2.0, AT, restarts=False)
 
     return run
 
@@ -105,7 +117,7 @@ def _late(restarts: bool) -> Callable[[np.random.Generator, int], np.ndarray]:
         at = np.cumsum(gaps, axis=1)
         at = at - at[:, good - 1 : good] + change
         stream = s.Stream(candidate.astype(np.int8), np.zeros((n, size), np.int8), at, (0.5,))
-        found = s.decide(stream, rollback_ratios(), 1.0, _AT, restarts=restarts)
+        found = s.decide(stream, rollback_ratios(), 1.0, AT, restarts=restarts)
         return np.where(found > change, found - change, np.nan)
 
     return run
@@ -130,6 +142,10 @@ def cases() -> Iterator[Case]:
     yield Case("promote equal, 1 % errors, margin 2×, 10 %", promote, None, _promotion(2.0, 0.1, 150_000))
     promote = event_floor(0.01, 1.0, 0.5, 3.0)
     yield Case("promote equal, 1 % errors, margin 3×, 50/50", promote, None, _promotion(3.0, 0.5, 60_000))
+    promote = event_floor(0.05, 1.0, 0.5, 2.0)
+    for m in (1, 4):
+        name = f"promote equal, 1,500 keys with 40 requests each, 5 % errors, first {m} request{'s' * (m > 1)}"
+        yield Case(name, promote, None, _windows(m))
     for number in (1, 8):
         name = f"500 heavy keys, errors 2 % → 4 %, {number} block{'s' * (number > 1)} in 200,000 requests"
         yield Case(name, event_floor(0.02, 2, 0.5), None, _heavy(number))

@@ -10,21 +10,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raymlops.rollout.evidence.means import mean_log_e_paths
 from raymlops.rollout.evidence.rates import log_e_paths
 
+ALPHA = 0.01
+AT = float(np.log(1.0 / ALPHA))
+"""Where evidence decides, for one metric and one candidate."""
 RAMP = (0.05, 0.10, 0.25, 0.50)
 
 
 @dataclass
 class Stream:
-    """`candidate`: 1, 0, or -1 behind the end; `epoch`: index into `shares`; `at`: request number (inf behind the
-    end)."""
+    """`candidate`: 1, 0, or -1 behind the end; `epoch`: index into `shares` and `parts` (Y, 1 if None); `at`: request
+    number (inf behind the end)."""
 
     candidate: np.ndarray
     epoch: np.ndarray
     at: np.ndarray
     shares: tuple[float, ...]
+    parts: tuple[float, ...] | None = None
 
 
 def crossings(log_e: np.ndarray, threshold: float) -> np.ndarray:
@@ -35,9 +38,8 @@ def crossings(log_e: np.ndarray, threshold: float) -> np.ndarray:
 
 def decide(stream: Stream, ratios: np.ndarray, tolerance: float, threshold: float, *, restarts: bool) -> np.ndarray:
     """Request number at which the evidence crosses the threshold, inf if never."""
-    index = crossings(
-        log_e_paths(stream.candidate, stream.shares, stream.epoch, ratios, tolerance, restarts=restarts), threshold
-    )
+    args = stream.candidate, stream.shares, stream.epoch, ratios, tolerance
+    index = crossings(log_e_paths(*args, restarts=restarts, parts=stream.parts), threshold)
     at = np.take_along_axis(stream.at, np.maximum(index, 0)[:, None], axis=1)[:, 0]
     return np.where(index >= 0, at, np.inf)
 
@@ -145,6 +147,33 @@ def first_requests(rng, n: int, keys: Keys, requests: int, shares, ratio: float)
     return by_time(np.where(fails, at, np.inf), arm, epoch, requests, tuple(shares))
 
 
+def first_requests_of_replicas(rng, n: int, keys: Keys, requests: int, share: float, ratio: float, replicas: int):
+    """What happens without deduplication over replicas: each counts its own first request of a key."""
+    n_keys = len(keys.popularity)
+    at = rng.standard_exponential((n, n_keys, replicas), dtype=np.float32)
+    at *= (replicas / keys.popularity.astype(np.float32))[:, None]
+    arm = np.broadcast_to(rng.random((n, n_keys, 1), dtype=np.float32) < share, at.shape)
+    fails = rng.random(at.shape, dtype=np.float32) < keys.error_rate[:, None] * np.where(arm, ratio, 1.0)
+    at, arm = np.where(fails, at, np.inf).reshape(n, -1), arm.reshape(n, -1)
+    return by_time(at, arm, np.zeros(at.shape, np.int8), requests, (share,))
+
+
+def first_windows(rng, n: int, keys: Keys, requests: int, shares, ratio: float, m: int, window: float) -> Stream:
+    """Y = events in each key's first m requests / m: those within `window` requests of the whole traffic after its
+    first, cut where the shares change. A unit counts when its window is over."""
+    n_keys, each = len(keys.popularity), requests / len(shares)
+    first = rng.standard_exponential((n, n_keys)) / keys.popularity
+    epoch = np.minimum(first / each, len(shares) - 1).astype(np.int64)
+    arm = rng.random((n, n_keys)) < np.asarray(shares)[epoch]
+    open_for = np.minimum(window, np.maximum((epoch + 1) * each - first, 0.0))
+    seen = 1 + np.minimum(rng.poisson(open_for * keys.popularity), m - 1)
+    events = rng.binomial(seen, np.minimum(keys.error_rate * np.where(arm, ratio, 1.0), 1.0))
+    at = np.where(events > 0, first + window, np.inf)
+    found = by_time(at, arm, epoch * m + np.maximum(events, 1) - 1, requests + window, tuple(np.repeat(shares, m)))
+    found.parts = tuple(np.tile(np.arange(1, m + 1) / m, len(shares)))
+    return found
+
+
 def retry_storms(rng, n: int, users: int, *, count_repeats: bool) -> Stream:
     """Outages that hit both arms: users fail, retry and fail again. Arms are per user (50/50)."""
     arm = rng.random((n, users)) < 0.5
@@ -158,58 +187,3 @@ def retry_storms(rng, n: int, users: int, *, count_repeats: bool) -> Stream:
     arms = np.broadcast_to(arm[..., None], all_at.shape)
     flat = (n, users * top)
     return by_time(all_at.reshape(flat), arms.reshape(flat), np.zeros(flat, np.int8), np.inf, (0.5,))
-
-
-def slow_requests(
-    rng,
-    n: int,
-    requests: int,
-    *,
-    share: float,
-    slower: float,
-    sigma: float = 0.5,
-    tail: float | None = None,
-    diurnal: float = 0.0,
-    quantile: float = 0.95,
-    refresh: int = 1000,
-    window: int = 4000,
-    seed: int = 2000,
-    tolerance: float = 1.0,
-) -> Stream:
-    """Exceedances of a pooled, seeded, rolling threshold. Latency is lognormal(0, sigma), or Pareto with index `tail`,
-    times exp(diurnal · sin) over two days; the candidate's is `slower` times that, and divided by `tolerance` when
-    pooled."""
-
-    def draw(rows: int, columns: int, start: int) -> np.ndarray:
-        if tail is None:
-            x = rng.standard_normal((rows, columns), dtype=np.float32) * np.float32(sigma)
-        else:
-            x = rng.standard_exponential((rows, columns), dtype=np.float32) / np.float32(tail)
-        return x + np.float32(diurnal) * np.sin((start + np.arange(columns)) * (4 * np.pi / requests)).astype(
-            np.float32
-        )
-
-    pool = draw(n, seed, 0)
-    hits, arms = [], []
-    for start in range(0, requests, refresh):
-        at = int(np.ceil(quantile * (pool.shape[1] - 1)))
-        threshold = np.partition(pool, at, axis=1)[:, at, None]
-        x = draw(n, refresh, start)
-        arm = rng.random((n, refresh), dtype=np.float32) < share
-        x = x + np.where(arm, np.float32(np.log(slower / tolerance)), np.float32(0))
-        hits.append(x > threshold)
-        arms.append(arm)
-        pool = np.concatenate([pool, x], axis=1)[:, -window:]
-    hit, arm = np.concatenate(hits, axis=1), np.concatenate(arms, axis=1)
-    at = np.where(hit, np.arange(hit.shape[1]) + 1.0, np.inf)
-    keep = int(hit.sum(axis=1).max())
-    order = np.argsort(~hit, axis=1, kind="stable")[:, :keep]
-    at, arm = np.take_along_axis(at, order, axis=1), np.take_along_axis(arm, order, axis=1)
-    candidate = np.where(np.isinf(at), -1, arm).astype(np.int8)
-    return Stream(candidate, np.zeros_like(candidate), at, (share,))
-
-
-def label_crossing(values, arms, shares, delta: float, direction: int, threshold: float) -> np.ndarray:
-    """Number of predictions at which evidence from labels crosses, inf if never."""
-    index = crossings(mean_log_e_paths(values, arms, shares, delta, direction), threshold)
-    return np.where(index >= 0, index + 1.0, np.inf)

@@ -118,13 +118,15 @@ def log_e_paths(
     tolerance: float = 1.0,
     *,
     restarts: bool = False,
+    parts: Sequence[float] | None = None,
 ) -> Array:
     """The same e-process along many event streams at once, for planning and simulation.
 
-    `candidate` and `epochs` have shape (N, T): 1, 0 or -1 (no event, evidence unchanged), and the index into `shares`.
-    Returns log E after each event, shape (N, T).
+    `candidate` and `epochs` have shape (N, T): 1, 0 or -1 (no event, evidence unchanged), and the index into `shares`
+    (and into `parts`, the Y of each, 1 if not given). Returns log E after each event, shape (N, T).
     """
-    table = np.stack([log_factors(share, ratios, tolerance) for share in shares])
+    parts = parts or (1.0,) * len(shares)
+    table = np.stack([log_factors(w, ratios, tolerance, part) for w, part in zip(shares, parts, strict=True)])
     table = np.concatenate([table, np.zeros((len(shares), 1, len(ratios)))], axis=1)
     log_prior = uniform_log_prior(len(ratios))
     n, length = candidate.shape
