@@ -32,6 +32,10 @@ class DataError(RaymlopsError):
     """The data cannot be read, is empty, or has a shape that the configuration contradicts."""
 
 
+class StoreError(RaymlopsError):
+    """A read or write of durable data failed; names the path and the reason."""
+
+
 class Refused(RaymlopsError):
     """A gate or a contract said no; nothing was promoted."""
 

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from raymlops.errors import RaymlopsError
+from raymlops import conditional
+from raymlops.errors import StoreError
 
-
-class StoreError(RaymlopsError):
-    """A read or write of durable data failed; names the path and the reason."""
+__all__ = ["Store", "StoreError", "filesystem_of"]
 
 
 def filesystem_of(uri: str) -> tuple[Any, str]:
@@ -105,15 +104,19 @@ class Store:
         except OSError as error:
             raise StoreError(f"cannot write {self.location(path)}: {error.strerror or error}") from error
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes, *, exclusive: bool = False) -> bool:
         """Write a file only if it does not exist; False when somebody else already wrote it.
 
-        On a local path this is decided by the filesystem (a hard link fails if the name is taken). On object stores
-        it is a look before a write: two writers in the same instant may both succeed, so callers only create files
-        whose content is determined by their name.
+        On a local path this is decided by the filesystem (a hard link fails if the name is taken), on an object store
+        by a conditional write where fsspec has one. Where it has none, it is a look before a write, and two writers in
+        the same instant may both succeed. That will do for files whose content is determined by their name; with
+        `exclusive` it is refused with a StoreError.
         """
         self._check(path)
         if not self.is_local:
+            decided = conditional.create(self.uri, path, data, required=exclusive)
+            if decided is not None:
+                return decided
             if self.exists(path):
                 return False
             self.write(path, data)

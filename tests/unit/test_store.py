@@ -162,3 +162,52 @@ def test_a_store_is_a_mapping(tmp_path_factory: pytest.TempPathFactory, files: d
     for name, data in files.items():
         store.write(f"d/{name}", data)
     assert {name: store.read(f"d/{name}") for name in store.list("d")} == files
+
+
+def test_a_remote_store_decides_who_creates() -> None:
+    store = Store(f"memory://{os.urandom(4).hex()}")
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: store.create("a/once", b"%d" % n, exclusive=True), range(8)))
+    assert won.count(True) == 1
+    assert store.read("a/once") == b"%d" % won.index(True)
+
+
+def test_refuses_where_nobody_decides(tmp_path: Path) -> None:
+    store = Store(f"local://{tmp_path}")
+    with pytest.raises(StoreError, match="LocalFileSystem has no conditional write"):
+        store.create("once", b"1", exclusive=True)
+    assert store.create("once", b"1")
+    assert not store.create("once", b"2")
+    with pytest.raises(StoreError, match="conditional writes need"):
+        Store("nowhere://bucket").create("once", b"1", exclusive=True)
+
+
+class _Flaky:
+    """A store whose answer to a write gets lost."""
+
+    def __init__(self, arrived: bytes | None) -> None:
+        self.arrived = arrived
+
+    def makedirs(self, path: str, exist_ok: bool) -> None:
+        pass
+
+    def pipe_file(self, path: str, data: bytes, mode: str) -> None:
+        raise TimeoutError("no answer")
+
+    def cat_file(self, path: str) -> bytes:
+        if self.arrived is None:
+            raise FileNotFoundError(path)
+        return self.arrived
+
+
+@pytest.mark.parametrize(("arrived", "expected"), [(b"mine", True), (b"other", False), (None, None)])
+def test_a_lost_answer_is_looked_up(
+    arrived: bytes | None, expected: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raymlops.conditional._filesystem", lambda uri, required: (_Flaky(arrived), "root"))
+    store = Store("memory://flaky")
+    if expected is None:
+        with pytest.raises(StoreError, match="no answer"):
+            store.create("entry", b"mine", exclusive=True)
+    else:
+        assert store.create("entry", b"mine", exclusive=True) is expected
