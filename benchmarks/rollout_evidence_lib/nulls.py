@@ -168,8 +168,11 @@ def nulls() -> Iterator[Null]:
     yield prom("errors exactly 2×, ramp and drift", unkeyed(_drift, 2.0, s.RAMP))
     yield prom("— wrong: average share instead of each epoch's", unkeyed(_drift, 2.0, s.RAMP), right=False,
                shares=average, least=1000)  # fmt: skip
-    firsts = partial(s.first_requests, keys=MANY_KEYS, requests=200_000, shares=s.RAMP, ratio=2.0)
-    yield prom("errors exactly 2×, sticky keys, first requests", firsts, batch=100)
+    yield prom("errors exactly 2×, diurnal load and errors", unkeyed(_diurnal, 2.0, s.RAMP))
+    yield prom("errors exactly 2×, outages that hit both arms", unkeyed(_outage, 2.0))
+    firsts = partial(s.first_requests, requests=200_000, shares=s.RAMP, ratio=2.0)
+    yield prom("errors exactly 2×, 20,000 sticky keys, first requests", partial(firsts, keys=MANY_KEYS), batch=100)
+    yield prom("errors exactly 2×, 3,000 sticky keys, first requests", partial(firsts, keys=FEW_KEYS))
     windows = partial(s.first_windows, keys=UNLUCKY_KEYS, requests=200_000, shares=s.RAMP, ratio=2.0, window=20_000.0)
     for m in (1, 4):
         name = f"errors exactly 2×, all of them at 4 % of the keys, first {m} request{'s' * (m > 1)}"
@@ -179,8 +182,10 @@ def nulls() -> Iterator[Null]:
     )
     yield prom("— wrong: the same, first requests of each of 16 replicas", apart, right=False, batch=50, least=1000)
     yield prom("— wrong: first events for promotion", keyed(FEW_KEYS, ratio=2.0), right=False, batch=100, least=1000)
-    slow = partial(slow_requests, requests=200_000, share=0.5, slower=1.25, tolerance=1.25)
+    slow = partial(slow_requests, requests=200_000, share=0.5, slower=1.25, tolerance=1.25, refresh=2000)
     yield prom("latency exactly at the margin (p95, ×1.25)", slow, margin=1.0, batch=125)
+    heavy = partial(slow, tail=1.1, diurnal=0.5)
+    yield prom("the same, heavy-tailed (Pareto 1.1) and diurnal", heavy, margin=1.0, batch=125)
     yield Null("quality exactly 0.02 lower, ramp, drift, 30 % missing", "promotion", True,
                partial(label_long, predictions=50_000, drop=0.02, direction=+1), 500)  # fmt: skip
     name = "— wrong: labels in order of arrival, good ones known sooner, 6,000 predictions"

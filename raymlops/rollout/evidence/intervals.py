@@ -6,6 +6,7 @@ No decision reads them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -55,19 +56,19 @@ class MeanInterval:
         for value in values:
             previous_mean = (0.5 + self._sum) / (self.n + 1.0)
             t = self.n + 1
-            rate = np.sqrt(2.0 * np.log(2.0 / self.alpha) / (self._variance * t * np.log1p(t)))
-            lam = min(float(rate), self.truncation)
+            rate = math.sqrt(2.0 * math.log(2.0 / self.alpha) / (self._variance * t * math.log1p(t)))
+            lam = min(rate, self.truncation)
             self._lambda_sum += lam
             self._weighted += lam * value
-            self._penalty += (value - previous_mean) ** 2 * float(-np.log1p(-lam) - lam)
+            self._penalty += (value - previous_mean) ** 2 * (-math.log1p(-lam) - lam)
             self.n, self._sum = t, self._sum + value
             mean = (0.5 + self._sum) / (t + 1.0)
             self._squares += (value - mean) ** 2
             self._variance = (0.25 + self._squares) / (t + 1.0)
             centre = self._weighted / self._lambda_sum
-            width = (float(np.log(2.0 / self.alpha)) + self._penalty) / self._lambda_sum
-            self._low = max(self._low, float(centre - width))
-            self._high = min(self._high, float(centre + width))
+            width = (math.log(2.0 / self.alpha) + self._penalty) / self._lambda_sum
+            self._low = max(self._low, centre - width)
+            self._high = min(self._high, centre + width)
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -9,6 +9,7 @@ known beforehand; the mixture over the grid replaces a guess of the variance. Ev
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from raymlops.rollout.evidence.numerics import Array, log_mixture, uniform_log_p
 
 BET_FRACTIONS: Array = np.geomspace(0.03, 0.9, 10)
 _LOG_PRIOR = uniform_log_prior(len(BET_FRACTIONS))
+_FRACTIONS: list[float] = BET_FRACTIONS.tolist()
 
 
 class MeanEvidence:
@@ -25,26 +27,26 @@ class MeanEvidence:
 
     def __init__(self, delta: float, direction: int) -> None:
         self.delta, self.direction = delta, direction
-        self._log_wealth = np.zeros(len(BET_FRACTIONS))
+        self._log_wealth = [0.0] * len(_FRACTIONS)
         self._n, self._sum = 0, 0.0
 
     def add(self, share: float, candidate: bool, value: float) -> None:
         guess = (self._sum + 0.5) / (self._n + 1.0)
         z = (value - guess) * (1.0 / share if candidate else -1.0 / (1.0 - share))
         bound = max(guess, 1.0 - guess) * max(1.0 / share, 1.0 / (1.0 - share)) + self.delta
-        gain = self.direction * (z + self.delta)
-        self._log_wealth += np.log1p(BET_FRACTIONS * (gain / bound))
+        gain = self.direction * (z + self.delta) / bound
+        self._log_wealth = [w + math.log1p(c * gain) for w, c in zip(self._log_wealth, _FRACTIONS, strict=True)]
         self._n += 1
         self._sum += value
 
     def log_e(self) -> float:
-        return float(log_mixture(self._log_wealth, _LOG_PRIOR))
+        return float(log_mixture(np.array(self._log_wealth), _LOG_PRIOR))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"n": self._n, "sum": self._sum, "log_wealth": self._log_wealth.tolist()}
+        return {"n": self._n, "sum": self._sum, "log_wealth": self._log_wealth}
 
     def load(self, data: dict[str, Any]) -> None:
-        self._n, self._sum, self._log_wealth = data["n"], data["sum"], np.array(data["log_wealth"])
+        self._n, self._sum, self._log_wealth = data["n"], data["sum"], data["log_wealth"]
 
 
 def mean_log_e_paths(values: Array, candidate: Array, shares: Array, delta: float, direction: int) -> Array:

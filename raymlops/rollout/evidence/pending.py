@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from raymlops.rollout.evidence.reports import Outcome
+
+_row = attrgetter(*(field.name for field in fields(Outcome)))
 
 
 class OutcomeQueue:
@@ -22,44 +26,46 @@ class OutcomeQueue:
 
     def __init__(self, horizons: Mapping[str, float], limit: int) -> None:
         self._horizons, self._limit = horizons, limit
-        self._waiting: list[Outcome] = []
-        self._watermark: dict[str, float] = {}
+        self._waiting: list[tuple[float, int, Outcome]] = []
+        """A heap by the end of the horizon and then the order of arrival."""
+        self._arrivals = 0
+        self._now = -math.inf
         self._kept = 1.0
         self.skipped = 0
         """Outcomes that were reported after their turn, or not kept."""
 
     def add(self, outcome: Outcome) -> None:
-        if _position(outcome) >= self._kept:
+        """Holds an outcome back until its horizon has passed."""
+        due = outcome.routed_at + self._horizons[outcome.metric]
+        if due <= self._now or _position(outcome) >= self._kept:
             self.skipped += 1
             return
-        self._waiting.append(outcome)
+        heapq.heappush(self._waiting, (due, self._arrivals, outcome))
+        self._arrivals += 1
         while len(self._waiting) > self._limit:
             self._kept /= 2.0
-            kept = [o for o in self._waiting if _position(o) < self._kept]
+            kept = [row for row in self._waiting if _position(row[2]) < self._kept]
             self.skipped += len(self._waiting) - len(kept)
+            heapq.heapify(kept)
             self._waiting = kept
 
     def take_due(self, now: float) -> list[Outcome]:
-        """Outcomes whose horizon has passed, in the order of their predictions."""
-        due, waiting = [], []
-        for outcome in sorted(self._waiting, key=lambda o: o.routed_at):
-            if outcome.routed_at > now - self._horizons[outcome.metric]:
-                waiting.append(outcome)
-            elif outcome.routed_at <= self._watermark.get(outcome.metric, -math.inf):
-                self.skipped += 1
-            else:
-                due.append(outcome)
-        self._waiting = waiting
-        self._watermark = {metric: now - horizon for metric, horizon in self._horizons.items()}
+        """Outcomes whose horizon has passed, those of a metric in the order of their predictions."""
+        due = []
+        while self._waiting and self._waiting[0][0] <= now:
+            due.append(heapq.heappop(self._waiting)[2])
+        self._now = now
         return due
 
     def to_dict(self) -> dict[str, Any]:
-        rows = [asdict(outcome) for outcome in self._waiting]
-        return {"waiting": rows, "watermark": self._watermark, "kept": self._kept, "skipped": self.skipped}
+        rows = [[due, arrival, *_row(outcome)] for due, arrival, outcome in sorted(self._waiting)]
+        now = self._now if math.isfinite(self._now) else None
+        return {"waiting": rows, "now": now, "arrivals": self._arrivals, "kept": self._kept, "skipped": self.skipped}
 
     def load(self, data: dict[str, Any]) -> None:
-        self._waiting = [Outcome(**row) for row in data["waiting"]]
-        self._watermark, self._kept, self.skipped = data["watermark"], data["kept"], data["skipped"]
+        self._waiting = [(due, arrival, Outcome(*row)) for due, arrival, *row in data["waiting"]]
+        self._now = -math.inf if data["now"] is None else data["now"]
+        self._arrivals, self._kept, self.skipped = data["arrivals"], data["kept"], data["skipped"]
 
 
 def _position(outcome: Outcome) -> float:

@@ -29,6 +29,8 @@ class Routed:
     stamp: Stamp
     routed_at: float
     events: list[str] = field(default_factory=list)
+    first: bool = False
+    """Whether it is reported as one of its key's first requests."""
 
 
 @dataclass(slots=True)
@@ -65,6 +67,7 @@ class Reporter:
             raise EvidenceError(f"epoch: expected one of {sorted(self._epochs)} (see follow), found {stamp.epoch}")
         request = Routed(stamp, now)
         if epoch.counted and self._is_first(stamp):
+            request.first = True
             self._pending.append(request)
         self._totals(stamp).requests += 1
         return request
