@@ -13,8 +13,8 @@ import numpy as np
 from raymlops.errors import DataError
 
 Column = Any
-"""A pyarrow array (from tables and typed frames), a NumPy array of numbers (from derived features), or a plain sequence
-of Python values (from records)."""
+"""A pyarrow array (from tables and typed frames), a NumPy array of numbers or times (from derived features and
+endpoints), or a plain sequence of Python values (from records)."""
 
 
 class Rows:
@@ -26,6 +26,8 @@ class Rows:
     @classmethod
     def of(cls, rows: Any) -> Rows:
         """From a pyarrow Table, a pandas DataFrame, a mapping (one row) or a sequence of mappings."""
+        if isinstance(rows, Rows):
+            return rows
         if isinstance(rows, Mapping):
             return cls({name: [value] for name, value in rows.items()}, 1)
         if hasattr(rows, "column_names"):  # pyarrow.Table
@@ -66,7 +68,7 @@ class Rows:
             else:
                 example = next((v for v in column.to_pylist() if v is not None), None)
                 raise DataError(f"column {name!r}: found {column.type} (such as {example!r}), expected numbers")
-        elif isinstance(column, np.ndarray):
+        elif isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
             values = column.astype(np.float64)
         else:
             values = np.fromiter((_number(name, i, v) for i, v in enumerate(column)), np.float64, self.length)
@@ -114,6 +116,8 @@ class Rows:
             if kinds.is_date(column.type):
                 return np.asarray(column.cast(pa.timestamp("us")).to_numpy(), dtype="datetime64[us]")
             column = column.to_pylist()
+        elif isinstance(column, np.ndarray) and column.dtype.kind == "M":
+            return column.astype("datetime64[us]")
         return np.array([_time(name, i, v) for i, v in enumerate(column)], dtype="datetime64[us]")
 
     def tensors(self, name: str, shape: Sequence[int]) -> np.ndarray:
@@ -124,6 +128,8 @@ class Rows:
             if flat is not None:
                 return _single(flat).reshape(self.length, *shape)
             column = column.to_pylist()
+        elif isinstance(column, np.ndarray) and column.dtype.kind in "biuf" and column[:1].size == size:
+            return _single(column).reshape(self.length, *shape)
         out = np.empty((self.length, size), dtype=np.float32)
         for i, value in enumerate(column):
             if _is_missing(value):

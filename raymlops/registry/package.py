@@ -27,6 +27,7 @@ from raymlops.config.features import FeaturesConfig
 from raymlops.config.training import Model
 from raymlops.config.tree import Config
 from raymlops.errors import DataError, IntegrityError, RaymlopsError
+from raymlops.features.rows import Rows
 from raymlops.features.state import FeatureState
 from raymlops.features.transform import Transform
 from raymlops.registry.requirements import pinned_requirements
@@ -214,13 +215,14 @@ class ModelPackage:
             parts.append(self._score(frame.iloc[start : start + CHUNK_ROWS]))
         return np.concatenate(parts)
 
-    def _score(self, rows: pd.DataFrame) -> np.ndarray:
+    def _score(self, rows: pd.DataFrame | Rows) -> np.ndarray:
         arrays = self.transform.batch(rows)
         with torch.inference_mode():
             inputs = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
             outputs = self.module(inputs).float().cpu().numpy()
         outputs_per_row = self.transform.spec.outputs
-        expected = (len(rows),) if outputs_per_row == 1 else (len(rows), outputs_per_row)
+        length = rows.length if isinstance(rows, Rows) else len(rows)
+        expected = (length,) if outputs_per_row == 1 else (length, outputs_per_row)
         if outputs.shape != expected:
             raise DataError(f"model.forward returned shape {outputs.shape}, expected {expected}")
         if self.config.task == "regression":
@@ -234,14 +236,32 @@ class ModelPackage:
         """
         import pandas as pd
 
-        scores = self.scores(frame)
+        found = self._columns(self.scores(frame))
+        if self.classes:
+            found["prediction"] = pd.Series(found["prediction"], index=frame.index, dtype="str")
+        return pd.DataFrame(found, index=frame.index)
+
+    def predict_columns(self, columns: Mapping[str, Any], rows: int) -> dict[str, np.ndarray]:
+        """The columns of `predict` for `rows` rows given as sequences or NumPy arrays: for endpoints, where building a
+        data frame would take ten times as long as the model.
+
+        Labels come as an object array of text. Raises DataError as `scores` does.
+        """
+        plain = {name: _values(column) for name, column in columns.items()}
+        return self._columns(self._score(Rows(plain, rows)))
+
+    def _columns(self, scores: np.ndarray) -> dict[str, Any]:
         if self.config.task == "regression":
-            return pd.DataFrame({"prediction": scores}, index=frame.index)
+            return {"prediction": scores}
         if self.config.task == "binary":
             scores = np.stack([1.0 - scores, scores], axis=1)
         labels = np.asarray(self.classes, dtype=object)[scores.argmax(axis=1)]
-        columns = {f"probability_{label}": scores[:, i] for i, label in enumerate(self.classes)}
-        return pd.DataFrame({"prediction": pd.Series(labels, index=frame.index, dtype="str"), **columns})
+        return {"prediction": labels} | {f"probability_{label}": scores[:, i] for i, label in enumerate(self.classes)}
+
+
+def _values(column: Any) -> Any:
+    """Arrays of text or objects become lists, whose values go through the rules for records."""
+    return column.tolist() if isinstance(column, np.ndarray) and column.dtype.kind not in "biufM" else column
 
 
 def _json(value: Any) -> bytes:
