@@ -193,7 +193,7 @@ class RolloutEvidence:
 
     @classmethod
     def from_json(cls, text: str) -> RolloutEvidence:
-        """Goes on from what `to_json` wrote. Raises ConfigError or EvidenceError if it could not have been written."""
+        """Goes on from what `to_json` wrote."""
         data: dict[str, Any] = json.loads(text)
         made = cls(EvidenceConfig.from_dict(data["config"]))
         made.assignment = Assignment.from_dict(data["assignment"])
