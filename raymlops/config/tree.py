@@ -10,6 +10,8 @@ from raymlops.config.base import Node
 from raymlops.config.data import DataConfig, TimeSplit
 from raymlops.config.features import FeaturesConfig
 from raymlops.config.gate import GateConfig
+from raymlops.config.rollout import RolloutConfig
+from raymlops.config.serving import ServingConfig
 from raymlops.config.training import MlpModel, Model, SearchConfig, TrainConfig
 
 METRICS: dict[str, tuple[str, ...]] = {
@@ -49,6 +51,8 @@ class Config(Node):
     train: TrainConfig = TrainConfig()
     search: SearchConfig = SearchConfig()
     gate: GateConfig = GateConfig()
+    serving: ServingConfig = ServingConfig()
+    rollout: RolloutConfig = RolloutConfig()
     tracking: TrackingConfig = TrackingConfig()
     ray: RayConfig = RayConfig()
 

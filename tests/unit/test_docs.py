@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from raymlops.cli import app
-from raymlops.config import Config, base, data, features, gate, tree
+from raymlops.config import Config, base, data, features, gate, rollout, serving, tree
 from raymlops.config import training as training_config
 from raymlops.config.loading import parse_config
 from raymlops.data.contract import Contract
@@ -31,7 +31,7 @@ from raymlops.training.space import check_space
 BASE = yaml.safe_load(next(b.text for b in blocks("yaml", [ROOT / "docs/configuration.md"])))
 NODES: dict[str, type[BaseModel]] = {
     name: node
-    for module in (tree, data, features, gate, training_config)
+    for module in (tree, data, features, gate, training_config, serving, rollout)
     for name, node in vars(module).items()
     if isinstance(node, type) and issubclass(node, base.Node) and node is not base.Node
 }
@@ -93,10 +93,16 @@ def test_every_key_is_described_with_its_default(node: str, rows: dict[str, str]
             assert shown == "required", key
             continue
         default = field.get_default(call_default_factory=True)
-        plain = default.model_dump(exclude_defaults=True) if isinstance(default, BaseModel) else default
-        if isinstance(default, training_config.MlpModel):
-            plain = {"kind": "mlp"}
+        plain = {"kind": "mlp"} if isinstance(default, training_config.MlpModel) else _plain(default)
         assert yaml.safe_load(shown.strip("`")) == plain, key
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
 
 
 def _names_the_variant(name: str, field: FieldInfo) -> bool:
