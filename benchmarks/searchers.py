@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -81,7 +82,13 @@ def trainer_per_trial(work: str, digest: str, values: list[dict[str, Any]], tiny
         context = _context(work, digest, tiny)
         began = time.perf_counter()
         driver = tune.with_parameters(_trainer_trial, context=context, parts=[ray.put(load_parts(context))])
-        trainable = tune.with_resources(driver, {"cpu": 0.01})
+        # A driver that took even a share of a CPU would leave too little for the second trial's worker, for ever.
+        trainable = tune.with_resources(driver, tune.PlacementGroupFactory([{"memory": 1_000_000}]))
+        # Unpruned: a trial that Tune stops leaves its workers' CPUs taken where Ray runs without a dashboard.
+        config = context.config.model_copy(
+            update={"search": context.config.search.model_copy(update={"scheduler": "fifo"})}
+        )
+        context = dataclasses.replace(context, config=config)
         grid = _fit(trainable, context, values, lambda **more: tune.TuneConfig(max_concurrent_trials=WORKERS, **more))
         wall = time.perf_counter() - began
     last = [result.metrics for result in grid]
@@ -89,8 +96,10 @@ def trainer_per_trial(work: str, digest: str, values: list[dict[str, Any]], tiny
     return _result(wall, WORKERS, startup, len(last), epochs, training)
 
 
-def optuna(work: str, digest: str, values: list[dict[str, Any]], tiny: bool, jobs: int) -> dict[str, Any]:
-    """Optuna's study and the plain loop in one process."""
+def optuna(
+    work: str, digest: str, values: list[dict[str, Any]], tiny: bool, jobs: int, own_pruner: bool = False
+) -> dict[str, Any]:
+    """Optuna's study and the plain loop in one process, pruned by Tune's rule or by Optuna's own."""
     began = time.perf_counter()
     import optuna as library
     import torch
@@ -123,13 +132,35 @@ def optuna(work: str, digest: str, values: list[dict[str, Any]], tiny: bool, job
         return best
 
     pruner: Any = library.pruners.NopPruner()
-    if search.scheduler == "asha":
+    if search.scheduler == "asha" and own_pruner:
         pruner = library.pruners.SuccessiveHalvingPruner(search.grace_epochs, int(search.reduction_factor), 0)
+    elif search.scheduler == "asha":
+        pruner = _tune_rule(search.grace_epochs, search.reduction_factor)
     study = library.create_study(direction="minimize", pruner=pruner)
     study.optimize(objective, n_trials=len(values), n_jobs=jobs)
     wall = time.perf_counter() - began
     started = {"startup": startup, "worker_start": 0.0}
     return _result(wall, jobs, started, len(values), sum(epochs.values()), sum(seconds.values()))
+
+
+def _tune_rule(grace: int, factor: float) -> Any:
+    """The decision of Tune's ASHAScheduler as a pruner: at a rung, a trial ends when it is worse than the best 1/factor
+    of those that were there before it. Optuna's own rule lets only the best pass while few have been there."""
+    import numpy as np
+    import optuna as library
+
+    rungs = {round(grace * factor**k) for k in range(20)}
+
+    class TuneRule(library.pruners.BasePruner):
+        def prune(self, study: Any, trial: Any) -> bool:
+            step = trial.last_step
+            if step not in rungs:
+                return False
+            others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+            before = [t.intermediate_values[step] for t in others if step in t.intermediate_values]
+            return bool(before) and trial.intermediate_values[step] > np.percentile(before, 100 / factor)
+
+    return TuneRule()
 
 
 def _result(

@@ -64,6 +64,7 @@ def test_overhead_is_wall_time_of_all_places_less_training() -> None:
     samples = {name: [{"full": found, "tiny": found}] for name in (search.OURS, search.TUNE, search.TRAINER)}
     peer = {**found, "search": 20.0, "at_once": 1}
     samples |= {search.SINGLE: [{"full": peer, "tiny": peer}], search.DOUBLE: [{"full": found, "tiny": found}]}
+    samples[search.OWN] = samples[search.SINGLE]
     made = search._report(samples, 4, 4, 1, quick=False)
     [ours] = [row for row in made.tables[0].rows if row[0] == search.OURS]
     assert ours[8] == pytest.approx((10 * 2 - 12) / 4)
