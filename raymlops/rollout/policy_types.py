@@ -15,6 +15,7 @@ class Step:
     """A stretch of the rollout at one share of traffic."""
 
     share: float
+    """Of each candidate."""
     min_seconds: float = 0.0
     min_requests: int = 0
     """Pooled requests, all arms together."""

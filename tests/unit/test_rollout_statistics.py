@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
+from scipy.stats import binom
 
 from raymlops.rollout.evidence import EvidenceError, MeanInterval, PooledThreshold, exceeds, ratio_interval
 from raymlops.rollout.evidence.means import MeanEvidence, mean_log_e_paths
-from raymlops.rollout.evidence.numerics import tilted_share
+from raymlops.rollout.evidence.numerics import log_mixture, tilted_share
 from raymlops.rollout.evidence.rates import (
     RESTART_EVERY,
     RateEvidence,
@@ -23,7 +24,7 @@ from raymlops.rollout.evidence.rates import (
     rollback_ratios,
     split_ratios,
 )
-from raymlops.rollout.evidence.strata import BET_FRACTIONS, ExcessEvidence, log_e_from_counts
+from raymlops.rollout.evidence.strata import BET_FRACTIONS, LOG_PRIOR, ExcessEvidence, log_e_from_counts
 
 shares = st.floats(0.01, 0.9)
 
@@ -55,6 +56,45 @@ def test_promotion_evidence_has_mean_at_most_one_for_any_candidate_at_or_above_t
         evidence.add(share, arm)
         mean += chance * np.exp(evidence.log_e())
     assert mean <= 1.0 + 1e-9
+
+
+@given(shares, st.floats(0.001, 0.3), st.floats(1.0, 2.0), st.integers(1, 6), st.floats(0.0, 1.0))
+@settings(max_examples=100, deadline=None)
+def test_evidence_of_windows_has_mean_at_most_one_whatever_the_events_of_a_key_have_in_common(
+    share, rate, worse, m, together
+):
+    """Y = events in m requests / m, where a part `together` of the keys has all its requests fail at once: only the
+    mean of Y matters. For the ratio (margin 2) and for the excess (δ = the true excess)."""
+    rates = rate, min(1.0, rate * 2.0 * worse)
+    mean_ratio = mean_excess = 0.0
+    for arm, chance in ((False, 1.0 - share), (True, share)):
+        for events in range(m + 1):
+            p = (1.0 - together) * binom.pmf(events, m, rates[arm])
+            p += together * {0: 1.0 - rates[arm], m: rates[arm]}.get(events, 0.0)
+            ratio, excess = RateEvidence(promotion_ratios(2.0), 2.0), ExcessEvidence(rates[1] - rates[0], 1)
+            if events:
+                ratio.add(share, arm, part=events / m)
+            excess.add(0.0, share, arm, part=events / m)
+            mean_ratio += chance * p * np.exp(ratio.log_e())
+            mean_excess += chance * p * np.exp(excess.log_e_by_stratum()[0])
+    assert mean_excess == pytest.approx(1.0)
+    if rate * 2.0 * worse <= 1.0:
+        assert mean_ratio <= 1.0 + 1e-9
+
+
+@given(shares, st.lists(st.integers(0, 50), min_size=3, max_size=3))
+@settings(max_examples=50, deadline=None)
+def test_excess_counted_one_by_one_agrees_with_its_counts(share, counts):
+    evidence = ExcessEvidence(0.01, 1)
+    clean, control, candidate = counts
+    for arm, n, part in ((True, clean, 0.0), (False, control, 1.0), (True, candidate, 1.0)):
+        for _ in range(n):
+            evidence.add(0.0, share, arm, part=part)
+    expected = log_mixture(log_e_from_counts(share, 0.01, *counts), LOG_PRIOR)
+    assert evidence.log_e_by_stratum().get(0, 0.0) == pytest.approx(float(expected), abs=1e-9)
+    other = ExcessEvidence(0.01, 1)
+    other.load(json.loads(json.dumps(evidence.to_dict())))
+    assert other.log_e() == evidence.log_e()
 
 
 @given(shares, st.floats(0.0, 0.3), st.floats(0.0, 0.5), st.sampled_from([-1, 1]), st.floats(0.0, 1.0))

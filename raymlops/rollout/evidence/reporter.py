@@ -55,8 +55,8 @@ class Reporter:
 
     def follow(self, epoch: Epoch) -> None:
         """Knows the epoch from now on. A new block's keys are all new."""
-        if epoch.block != self._block:
-            self._block, self._epochs = epoch.block, {}
+        if epoch.block > self._block:
+            self._block = epoch.block
             self._forget_keys()
         self._epochs[epoch.number] = epoch
 
@@ -66,7 +66,7 @@ class Reporter:
         if epoch is None:
             raise EvidenceError(f"epoch: expected one of {sorted(self._epochs)} (see follow), found {stamp.epoch}")
         request = Routed(stamp, now)
-        if epoch.counted and self._is_first(stamp):
+        if epoch.counted and epoch.block == self._block and self._is_first(stamp):
             request.first = True
             self._pending.append(request)
         self._totals(stamp).requests += 1
