@@ -68,7 +68,7 @@ class Ledger:
     def entries(self, after: int = 0) -> list[Entry]:
         """All entries with a number above `after`, checked. Raises IntegrityError naming the first that is not what
         was written."""
-        numbers = self._numbers()
+        numbers = self.numbers()
         previous = Entry.from_bytes(self.store.read(self.path(after))).sha256 if after else GENESIS
         found = []
         for expected, n in enumerate((n for n in numbers if n > after), start=after + 1):
@@ -100,7 +100,8 @@ class Ledger:
         """Whether entry n exists."""
         return self.store.exists(self.path(n))
 
-    def _numbers(self) -> list[int]:
+    def numbers(self) -> list[int]:
+        """Numbers of the entries that exist."""
         names = self.store.list(f"{self.root}/ledger")
         return sorted(int(name[:_DIGITS]) for name in names if len(name) == _DIGITS + 5 and name[:_DIGITS].isdigit())
 

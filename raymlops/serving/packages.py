@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ def recorded(store: Store, ref: ModelRef) -> Recorded:
     return Recorded(**json.loads(store.read(_check_path(ref))))
 
 
-def check(expected: Recorded, predictions: Mapping[str, Sequence[Any]]) -> str | None:
+def check(expected: Recorded, predictions: Mapping[str, Iterable[Any]]) -> str | None:
     """None when the predictions are those of the registered version, else what differs."""
     for column, wanted in expected.predictions.items():
         if column not in predictions:

@@ -1,0 +1,164 @@
+"""Serve applications of isolated candidates: made, watched, probed and removed, without ever holding up the endpoint.
+
+What should run is told by `want`; `reconcile` compares it with what Serve says, in a thread, because Serve's calls
+block for seconds when its controller is busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from raymlops.serving.document import ModelRef
+
+if TYPE_CHECKING:
+    from raymlops.serving.args import EndpointArgs
+
+log = logging.getLogger(__name__)
+POLL_SECONDS = 0.25
+PROBE_SECONDS = 30.0
+CRASHES, CRASH_SECONDS = 3, 300.0
+"""So many deaths of a candidate's replicas within that time are a crash loop."""
+DOWN_SECONDS = 60.0
+"""A candidate that has no running replica for so long has failed, whatever Serve still tries."""
+
+
+@dataclass
+class _App:
+    state: str = "starting"
+    reason: str = ""
+    running: int = 0
+    down_since: float | None = None
+    deaths: list[float] = field(default_factory=list)
+    probing: bool = False
+
+
+class Deployer:
+    """The candidate applications of one endpoint."""
+
+    def __init__(self, args: EndpointArgs) -> None:
+        self._args = args
+        self._prefix = f"{args.name}-candidate-"
+        self._wanted: dict[str, ModelRef] = {}
+        self._apps: dict[str, _App] = {}
+        self._deleting: set[str] = set()
+        self._clean = False
+        """Whether it is known that nothing runs that should not."""
+
+    def want(self, applications: Mapping[str, ModelRef]) -> None:
+        if dict(applications) != self._wanted:
+            self._wanted, self._clean = dict(applications), False
+            self._apps = {name: app for name, app in self._apps.items() if name in applications}
+
+    def status(self) -> dict[str, tuple[str, str]]:
+        """Application → `starting`, `ready` or `failed`, and why."""
+        return {name: (app.state, app.reason) for name, app in self._apps.items()}
+
+    async def run(self) -> None:
+        """Reconciles for ever. Failures are logged and tried again."""
+        while True:
+            if self._wanted or not self._clean:
+                try:
+                    await self.reconcile()
+                except Exception as error:
+                    log.warning("candidates of %s: %s: %s", self._args.name, type(error).__name__, error)
+                    await asyncio.sleep(1.0)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def reconcile(self) -> None:
+        wanted = dict(self._wanted)
+        found = await asyncio.to_thread(_applications, self._prefix)
+        extra = set(found) - set(wanted)
+        self._deleting &= extra
+        for name in extra - self._deleting:
+            log.info("removing candidate application %s", name)
+            await asyncio.to_thread(_delete, name)
+            self._deleting.add(name)
+        missing = {name: model for name, model in wanted.items() if name not in found}
+        for name in missing:
+            self._apps[name] = _App()
+        if missing:
+            await asyncio.to_thread(_deploy, self._args, list(missing.values()))
+        for name in set(wanted) & set(found):
+            self._see(name, self._apps.setdefault(name, _App()), found[name])
+        self._clean = not extra
+
+    def _see(self, name: str, app: _App, found: tuple[str, int, str]) -> None:
+        """Takes up what Serve says of an application that should run."""
+        status, running, message = found
+        now = time.monotonic()
+        if running < app.running:
+            app.deaths = [at for at in app.deaths if at > now - CRASH_SECONDS] + [now] * (app.running - running)
+        app.running = running
+        app.down_since = None if running else app.down_since or now
+        if status == "DEPLOY_FAILED":
+            app.state, app.reason = "failed", message or "its deployment failed"
+        elif len(app.deaths) >= CRASHES:
+            app.state, app.reason = "failed", f"crash loop: {len(app.deaths)} deaths within {CRASH_SECONDS:g} s"
+        elif app.down_since is not None and app.state == "ready" and now > app.down_since + DOWN_SECONDS:
+            app.state, app.reason = "failed", f"no replica ran for {DOWN_SECONDS:g} s"
+        elif status == "RUNNING" and app.state == "starting" and not app.probing:
+            app.probing = True
+            asyncio.get_running_loop().create_task(self._probe(name, app))
+
+    async def _probe(self, name: str, app: _App) -> None:
+        """Nobody gets traffic before it has answered the recorded rows as the registered version does."""
+        try:
+            handle = await asyncio.to_thread(_handle, name)
+            await asyncio.wait_for(handle.probe.remote(), PROBE_SECONDS)
+        except Exception as error:
+            app.state, app.reason = "failed", f"the probe failed: {_said(error)}"
+        else:
+            app.state = "ready"
+        finally:
+            app.probing = False
+
+
+def _said(error: BaseException) -> str:
+    cause = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1].strip()}" if lines else type(cause).__name__
+
+
+def _applications(prefix: str) -> dict[str, tuple[str, int, str]]:
+    """Application → status, running replicas, last line of what Serve says about it."""
+    from ray import serve
+
+    found = {}
+    for name, app in serve.status().applications.items():
+        if not name.startswith(prefix):
+            continue
+        running = sum(d.replica_states.get("RUNNING", 0) for d in app.deployments.values())
+        messages = [app.message, *(d.message for d in app.deployments.values())]
+        found[name] = (str(getattr(app.status, "value", app.status)), running, _last_line(messages))
+    return found
+
+
+def _last_line(messages: list[str]) -> str:
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    return lines[-1][:500] if lines else ""
+
+
+def _deploy(args: EndpointArgs, models: list[ModelRef]) -> None:
+    from ray import serve
+
+    from raymlops.serving.app import candidate_target
+
+    targets = [candidate_target(args, model) for model in models]
+    serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def _delete(name: str) -> None:
+    from ray import serve
+
+    serve.delete(name, _blocking=False)
+
+
+def _handle(name: str) -> Any:
+    from ray import serve
+
+    return serve.get_app_handle(name)

@@ -1,0 +1,104 @@
+"""Rollouts from Python: `RolloutClient("flights").start(["3"])`. Talks to the endpoint's controller over Ray."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from raymlops.errors import RaymlopsError
+
+ANSWER_SECONDS = 120.0
+"""For orders, which may have to fetch a model from the registry first."""
+
+
+class RolloutClient:
+    """The controller of one endpoint. Raises RaymlopsError when it cannot be reached, Refused for what it refuses."""
+
+    def __init__(self, endpoint: str, address: str | None = None, by: str | None = None) -> None:
+        """`address` of the cluster; RAY_ADDRESS when absent, else the one that runs on this machine. `by` is written
+        to the ledger with every order."""
+        self.endpoint = endpoint
+        self.by = by or _whoami()
+        _connect(address)
+        from raymlops.rollout.controller import find_controller
+
+        found = find_controller(endpoint)
+        if found is None:
+            raise RaymlopsError(
+                f"no controller of an endpoint {endpoint!r} runs on this cluster; `raymlops serve` starts one"
+            )
+        self._controller = found
+
+    def start(self, versions: Sequence[str], *, mode: str = "canary", force: bool = False) -> dict[str, Any]:
+        """Give versions traffic. `mode`: `canary` ramps up and promotes by itself, `ab` compares at the last step's
+        share until somebody promotes, `shadow` sends copies only."""
+        spec = {"versions": [str(v) for v in versions], "mode": mode, "force": force, "by": self.by}
+        return dict(self._ask("start", spec))
+
+    def status(self) -> dict[str, Any]:
+        return dict(self._ask("status"))
+
+    def pause(self) -> dict[str, Any]:
+        """Nothing is compared and no step is taken until `resume`; traffic stays as it is."""
+        return dict(self._ask("pause", self.by))
+
+    def resume(self) -> dict[str, Any]:
+        """Ends a pause, or approves the step or promotion that waits for it."""
+        return dict(self._ask("resume", self.by))
+
+    def promote(self, candidate: int | None = None) -> dict[str, Any]:
+        """Promote now, whatever the evidence says."""
+        return dict(self._ask("promote", self.by, candidate))
+
+    def abort(self, reason: str = "by order") -> dict[str, Any]:
+        """Take the candidates back; while a promoted one bakes, bring the old champion back."""
+        return dict(self._ask("abort", reason, self.by))
+
+    def history(self) -> list[dict[str, Any]]:
+        """The entries of the ledger, checked."""
+        return list(self._ask("history"))
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        import ray
+        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+        try:
+            return ray.get(getattr(self._controller, method).remote(*arguments), timeout=ANSWER_SECONDS)
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, RaymlopsError):
+                raise cause from None
+            raise RaymlopsError(f"the controller of {self.endpoint!r} failed: {cause}") from error
+        except (RayActorError, GetTimeoutError) as error:
+            raise RaymlopsError(f"the controller of {self.endpoint!r} does not answer: {error}") from error
+
+
+def _whoami() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (OSError, KeyError):  # a user without a name, as in many containers
+        return f"uid {os.getuid()}@{socket.gethostname()}"
+
+
+def _connect(address: str | None) -> None:
+    from raymlops.cluster import prepare_environment
+
+    prepare_environment()
+    import ray
+
+    if ray.is_initialized():
+        return
+    chosen = address or os.environ.get("RAY_ADDRESS") or "auto"
+    try:
+        ray.init(address=chosen, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+        where = "no Ray runs on this machine" if chosen == "auto" else f"cannot reach Ray at {chosen}"
+        raise RaymlopsError(
+            f"{where}; start the endpoint with `raymlops serve`, or name its cluster by --address or RAY_ADDRESS: "
+            f"{json.dumps(str(error).splitlines()[0] if str(error) else '')}"
+        ) from error

@@ -1,0 +1,378 @@
+"""What an endpoint's controller knows and decides: a state that is a function of ledger entries and reports.
+
+    intent = conductor.decide(now, view)      # the next entry of the ledger, or None
+    …append it to the ledger…                 # nothing has happened yet
+    conductor.apply(entry)                    # now it has
+    conductor.document()                      # where traffic goes, which candidates run: derived, never commanded
+
+What the world should look like is read off the state, so recovering from a crash is loading the last state, applying
+the entries after it, and making the world look like that again. No I/O, no clock, no Ray, no MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from raymlops.rollout.course import Course
+from raymlops.rollout.decisions import Intent, View, decide
+from raymlops.rollout.evidence import EvidenceConfig
+from raymlops.rollout.joining import LabelJoin
+from raymlops.rollout.ledger import GENESIS, Entry
+from raymlops.rollout.policy import RolloutState
+from raymlops.rollout.settings import label_rules, quality_of, rates_of
+from raymlops.rollout.trial import ORDER, UPDATE, Candidate, Rollout, Task
+from raymlops.serving.document import RESOLUTION, Arm, ModelRef, RoutingDocument, candidate_app
+
+CHAMPION_LATENCIES = 2000
+_MAX_REPLICAS = 256
+
+
+class Conductor:
+    """The state of one endpoint's control."""
+
+    def __init__(self, endpoint: str, task: str) -> None:
+        self.endpoint, self.task = endpoint, task
+        self.n, self.head, self.term = 0, GENESIS, 0
+        self.champion: ModelRef | None = None
+        self.warm: ModelRef | None = None
+        """The champion before, kept in memory until the next rollout."""
+        self.alias: str | None = None
+        """Version that the registry's alias is known to have been given by the ledger's order."""
+        self.rollout: Rollout | None = None
+        self.last: dict[str, Any] | None = None
+        """How the last rollout ended."""
+        self.attempts: dict[str, int] = {}
+        """Package hash → how often it was compared."""
+        self.rolled_back: dict[str, str] = {}
+        """Package hash → why it was taken back."""
+        self.tasks: dict[str, Task] = {}
+        """What is owed to the world outside of the endpoint: tags, notifications, the end of the MLflow run."""
+        self.sequences: dict[str, int] = {}
+        """Replica → number of its last report that was counted."""
+        self.lost_reports = 0
+        self.latencies: deque[float] = deque(maxlen=CHAMPION_LATENCIES)
+        self._version, self._shown = 0, ""
+
+    # -- deciding and applying -----------------------------------------------------------------------------------
+
+    def decide(self, now: float, view: View) -> Intent | None:
+        """The next entry, or None. The same question has the same answer until an entry is applied."""
+        return decide(self, now, view)
+
+    def entry(self, intent: Intent, at: float, term: int | None = None) -> Entry:
+        """The intent as the ledger's next entry."""
+        return Entry(self.n + 1, self.term if term is None else term, at, intent.kind, intent.payload, self.head)
+
+    def apply(self, entry: Entry) -> None:
+        """Makes the entry true. Deterministic: recovery applies the same entries again."""
+        getattr(self, f"_apply_{entry.kind}")(entry, entry.payload)
+        self.n, self.head = entry.n, entry.sha256
+
+    def _apply_term(self, entry: Entry, payload: dict[str, Any]) -> None:
+        self.term, self._version, self._shown = entry.term, 0, ""
+
+    def _apply_champion(self, entry: Entry, payload: dict[str, Any]) -> None:
+        self.champion = ModelRef(**payload["champion"])
+        self.alias = self.champion.version
+
+    def _apply_started(self, entry: Entry, payload: dict[str, Any]) -> None:
+        assert self.champion is not None
+        self.rollout = Rollout.from_start(entry.at, self.champion, payload)
+        self.warm = None
+        self._owe("notify", "started", self._event("started", entry))
+
+    def _apply_running(self, entry: Entry, payload: dict[str, Any]) -> None:
+        rollout = self._running
+        rollout.phase = "running"
+        self._drop(rollout, payload["dropped"])
+        if rollout.mode != "shadow":
+            for candidate in rollout.candidates:
+                sha256 = candidate.model.sha256
+                self.attempts[sha256] = self.attempts.get(sha256, 0) + 1
+            rollout.attempt = payload["attempt"]
+            rollout.course = self._course(rollout, rollout.evidence_config(), entry.at, list(self.latencies))
+            rollout.course.open_block(tuple(payload["shares"]), payload["salt"], entry.at, counted=False)
+
+    def _apply_step(self, entry: Entry, payload: dict[str, Any]) -> None:
+        rollout, course = self._running, self._course_now
+        course.state = RolloutState.from_dict(payload["state"])
+        self._drop(rollout, payload["dropped"])
+        shares = tuple(payload["shares"])
+        if payload["salt"] is not None:
+            course.open_block(shares, payload["salt"], entry.at, counted=self._counts(rollout, course))
+        else:
+            course.open_epoch(shares, entry.at)
+        rollout.waiting = None
+
+    def _apply_paused(self, entry: Entry, payload: dict[str, Any]) -> None:
+        rollout, course = self._running, self._course_now
+        rollout.paused = tuple(sorted({*rollout.paused, payload["because"]}))
+        if payload["because"] == ORDER:
+            course.state = course.state.pause()
+        course.open_epoch(course.shares, entry.at, counted=False)
+
+    def _apply_resumed(self, entry: Entry, payload: dict[str, Any]) -> None:
+        rollout, course = self._running, self._course_now
+        rollout.paused = tuple(reason for reason in rollout.paused if reason != payload["because"])
+        if payload["because"] == ORDER:
+            course.state = course.state.pause(False)
+        course.open_epoch(course.shares, entry.at, counted=self._counts(rollout, course))
+
+    @staticmethod
+    def _counts(rollout: Rollout, course: Course) -> bool:
+        """Neither in a pause nor in the warm-up."""
+        return not rollout.paused and course.state.step >= 0
+
+    def _apply_waiting(self, entry: Entry, payload: dict[str, Any]) -> None:
+        self._running.waiting = payload["reason"]
+        self._owe("notify", f"waiting-{entry.n}", self._event("waiting", entry))
+
+    def _apply_held(self, entry: Entry, payload: dict[str, Any]) -> None:
+        self._running.held = payload["reason"]
+        self._owe("notify", f"held-{entry.n}", self._event("held", entry))
+
+    def _apply_approved(self, entry: Entry, payload: dict[str, Any]) -> None:
+        course, step = self._course_now, payload["step"]
+        course.state = course.state.approve_promotion() if step is None else course.state.approve(step)
+        self._running.waiting = None
+
+    def _apply_promotion(self, entry: Entry, payload: dict[str, Any]) -> None:
+        rollout = self._running
+        rollout.phase, rollout.promoting, rollout.phase_at = "staging", payload["candidate"], entry.at
+
+    def _apply_promoting(self, entry: Entry, payload: dict[str, Any]) -> None:
+        rollout = self._running
+        rollout.phase, rollout.phase_at, rollout.paused = "baking", entry.at, ()
+        self.champion = rollout.promoted_model
+        share, course = payload["share"], rollout.course
+        if share is None:
+            rollout.course = None
+        elif payload["salt"] is None:
+            assert course is not None
+            course.open_epoch((max(share, course.shares[0]),), entry.at)
+        else:
+            seed = course.thresholds if course is not None else list(self.latencies)
+            rollout.id = payload["id"]
+            rollout.course = self._course(rollout, rollout.evidence_config(baking=True), entry.at, seed)
+            rollout.course.state = replace(rollout.course.state, step=0)
+            rollout.course.open_block((share,), payload["salt"], entry.at, counted=True)
+
+    def _apply_promoted(self, entry: Entry, payload: dict[str, Any]) -> None:
+        self._running.promoted_at = entry.at
+        self._owe("notify", "promoted", self._event("promoted", entry))
+
+    def _apply_alias(self, entry: Entry, payload: dict[str, Any]) -> None:
+        self.alias = payload["version"]
+
+    def _apply_rollback(self, entry: Entry, payload: dict[str, Any]) -> None:
+        rollout = self._running
+        if rollout.phase == "baking":
+            self.champion = rollout.control
+        self._end(rollout, entry, payload)
+        rollout.phase, rollout.phase_at = "ending", entry.at
+        if rollout.mode == "shadow" and payload["cause"] in ("order", "deadline"):
+            return
+        for number in payload["taken"]:
+            model = rollout.candidates[number - 1].model
+            self._take_back(rollout, model, f"{payload['cause']}: {payload['reason']}")
+
+    def _apply_rolled_back(self, entry: Entry, payload: dict[str, Any]) -> None:
+        self.rollout = None
+
+    def _apply_finished(self, entry: Entry, payload: dict[str, Any]) -> None:
+        rollout = self._running
+        self._end(rollout, entry, payload)
+        self.warm, self.rollout = rollout.control, None
+
+    # -- what entries have in common -----------------------------------------------------------------------------
+
+    def _course(self, rollout: Rollout, config: EvidenceConfig, now: float, seed: Any) -> Course:
+        return Course.begin(
+            config, now, LabelJoin(label_rules(rollout.config), classes=self.task != "regression"), seed
+        )
+
+    def _drop(self, rollout: Rollout, dropped: Mapping[str, str]) -> None:
+        """Candidates that are taken out while others go on: number → why."""
+        for number, reason in dropped.items():
+            rollout.dropped[int(number)] = reason
+            self._take_back(rollout, rollout.candidates[int(number) - 1].model, reason)
+
+    def _take_back(self, rollout: Rollout, model: ModelRef, reason: str) -> None:
+        self.rolled_back[model.sha256] = reason
+        payload = {"name": model.name, "version": model.version, "text": f"rolled back: {reason}"}
+        self._owe("tag", f"{rollout.base_id}-v{model.version}", payload)
+
+    def _end(self, rollout: Rollout, entry: Entry, payload: dict[str, Any]) -> None:
+        self.last = {
+            "id": rollout.base_id,
+            "mode": rollout.mode,
+            "at": entry.at,
+            "versions": [c.model.version for c in rollout.candidates],
+            **{name: payload[name] for name in ("verdict", "cause", "reason", "blame")},
+        }
+        self._owe("notify", f"{rollout.base_id}-end", self._event(entry.kind, entry))
+        self._owe("run", rollout.base_id, {"rollout": rollout.base_id, "end": self.last})
+
+    def _event(self, kind: str, entry: Entry) -> dict[str, Any]:
+        rollout = self._running
+        versions = [c.model.version for c in rollout.candidates]
+        head = {"event": kind, "endpoint": self.endpoint, "rollout": rollout.base_id, "at": entry.at, "entry": entry.n}
+        return {**head, "versions": versions, "mode": rollout.mode, "details": entry.payload}
+
+    def _owe(self, kind: str, name: str, payload: dict[str, Any]) -> None:
+        self.tasks[f"{kind}:{name}"] = Task(kind, payload)
+
+    @property
+    def _running(self) -> Rollout:
+        assert self.rollout is not None, "no rollout"
+        return self.rollout
+
+    @property
+    def _course_now(self) -> Course:
+        assert self._running.course is not None, "nothing is compared"
+        return self._running.course
+
+    # -- reports -------------------------------------------------------------------------------------------------
+
+    def take(self, payload: Mapping[str, Any]) -> int:
+        """Counts a report, each once and in order. Returns the number that is expected next from its replica.
+
+        A report that is not the next is left out: the replica holds what this controller lost and sends it again.
+        What the replica had to drop itself (`held_from`) is not waited for.
+        """
+        replica, sequence = str(payload["replica"]), int(payload["sequence"])
+        last = self.sequences.get(replica, 0)
+        expected = max(last + 1, int(payload.get("held_from", sequence)))
+        if sequence != expected:
+            return expected if sequence > last else last + 1
+        self.lost_reports += sequence - last - 1
+        self.sequences.pop(replica, None)
+        self.sequences[replica] = sequence
+        if len(self.sequences) > _MAX_REPLICAS:
+            del self.sequences[next(iter(self.sequences))]
+        rollout = self.rollout
+        if rollout is not None and payload.get("rollout") == rollout.id:
+            if rollout.course is not None:
+                rollout.course.take(replica, payload)
+            else:
+                rollout.shadow.take(replica, payload.get("totals", ()))
+        else:
+            self.latencies.extend(max(0.0, seconds) for arm, seconds in payload.get("latencies", ()) if arm == 0)
+        return sequence + 1
+
+    # -- what the world should look like -------------------------------------------------------------------------
+
+    def document(self) -> RoutingDocument | None:
+        """The routing document of this state; its version rises when anything in it changes. None without a
+        champion."""
+        if self.champion is None:
+            return None
+        document = self._document()
+        shown = document.to_json()
+        if shown != self._shown:
+            self._version, self._shown = self._version + 1, shown
+        return replace(document, version=self._version)
+
+    def _document(self) -> RoutingDocument:
+        assert self.champion is not None
+        plain = RoutingDocument(self.endpoint, self.term, 0, self.champion)
+        rollout = self.rollout
+        if rollout is None:
+            return replace(plain, resident=() if self.warm is None else (self.warm,))
+        if rollout.phase == "starting":
+            return replace(plain, resident=rollout.co_resident)
+        if rollout.phase == "ending":
+            return plain
+        if rollout.phase == "baking" and rollout.course is None:
+            return replace(plain, resident=(rollout.control,))
+        plain = replace(plain, rollout=rollout.id, mode=rollout.mode, sample=rollout.config.shadow_sample)
+        resident = [*rollout.co_resident]
+        if rollout.phase == "staging" and rollout.promoted_model not in resident:
+            resident.append(rollout.promoted_model)
+        if rollout.phase == "baking":
+            arms: tuple[Arm, ...] = (Arm(rollout.control), Arm(self.champion))
+            plain = replace(plain, mode="canary")
+            resident = [rollout.control]
+        else:
+            arms = (Arm(self.champion), *(Arm(c.model, c.app) for c in rollout.candidates))
+        plain = replace(plain, arms=arms, resident=tuple(resident))
+        course = rollout.course
+        if course is None:
+            return plain
+        epoch = course.evidence.assignment.current
+        return replace(
+            plain,
+            epoch=epoch.number,
+            salt=epoch.salt,
+            shares=tuple(round(share * RESOLUTION) for share in epoch.shares),
+            counted=course.counted,
+            rates=rates_of(rollout.config),
+            latency=course.latency_rules,
+            quality=quality_of(rollout.config),
+        )
+
+    def applications(self) -> dict[str, ModelRef]:
+        """Isolated candidates that should run, by name of their application."""
+        rollout = self.rollout
+        if rollout is None or (rollout.phase == "baking" and rollout.promoted_at is not None):
+            return {}
+        numbered = enumerate(rollout.candidates, start=1)
+        return {c.app: c.model for number, c in numbered if c.app is not None and number not in rollout.dropped}
+
+    def alias_owed(self) -> str | None:
+        """The version that the registry's alias has to be moved to, None if it is where the ledger says."""
+        if self.champion is None or self.champion.version == self.alias:
+            return None
+        rollout = self.rollout
+        switching = rollout is not None and rollout.phase == "baking" and rollout.promoted_at is None
+        return None if switching else self.champion.version
+
+    def candidate(self, model: ModelRef, *, isolated: bool) -> Candidate:
+        return Candidate(model, candidate_app(self.endpoint, model) if isolated else None)
+
+    # -- stored --------------------------------------------------------------------------------------------------
+
+    def to_json(self, at: float) -> bytes:
+        """The whole state. `at` is the time of writing, by which others see that this controller lives."""
+        rollout = self.rollout
+        data = {
+            "at": at,
+            "endpoint": self.endpoint,
+            "task": self.task,
+            "chain": [self.n, self.head, self.term],
+            "champion": None if self.champion is None else vars(self.champion),
+            "warm": None if self.warm is None else vars(self.warm),
+            "alias": self.alias,
+            "rollout": None if rollout is None else rollout.to_dict(),
+            "last": self.last,
+            "attempts": self.attempts,
+            "rolled_back": self.rolled_back,
+            "tasks": {name: vars(task) for name, task in self.tasks.items()},
+            "sequences": self.sequences,
+            "lost_reports": self.lost_reports,
+            "latencies": list(self.latencies),
+            "document": [self._version, self._shown],
+        }
+        return json.dumps(data, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Conductor:
+        raw: dict[str, Any] = json.loads(data)
+        made = cls(raw["endpoint"], raw["task"])
+        made.n, made.head, made.term = raw["chain"]
+        made.champion = None if raw["champion"] is None else ModelRef(**raw["champion"])
+        made.warm = None if raw["warm"] is None else ModelRef(**raw["warm"])
+        made.rollout = None if raw["rollout"] is None else Rollout.from_dict(raw["rollout"])
+        made.tasks = {name: Task(**row) for name, row in raw["tasks"].items()}
+        made.latencies.extend(raw["latencies"])
+        made._version, made._shown = raw["document"]
+        for name in ("alias", "last", "attempts", "rolled_back", "sequences", "lost_reports"):
+            setattr(made, name, raw[name])
+        return made
+
+
+__all__ = ["ORDER", "UPDATE", "Conductor", "Intent", "View"]
