@@ -1,0 +1,123 @@
+"""The arithmetic behind the serving benchmark's claims, its requests, and its own load generator's reading of HTTP."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.serving_lib import figures, protocols
+from benchmarks.serving_lib.environments import constraints, requirements
+from benchmarks.serving_lib.generator import length, percentile, succeeded
+from benchmarks.serving_lib.load import Load, lua, raw
+
+ROW = {"carrier": "AA", "distance": 1089, "speed": 1.5}
+
+
+def load(requests: int, p50: float = 1.0, errors: int = 0) -> Load:
+    return Load(requests, 2.0, errors, p50, p50, p50, 0.2)
+
+
+SAMPLES = {
+    "ours": {1: [load(200), load(400), load(300)], 16: [load(600)]},
+    "peer": {1: [load(100)], 16: [load(1200, errors=3)]},
+    "slow": {1: [load(10)], 16: [load(10)]},
+}
+
+
+def test_medians_and_ratios_are_over_repeats() -> None:
+    assert figures.median(SAMPLES, "ours", 1) == 150.0
+    assert figures.ratio(SAMPLES, "ours", "peer", 1) == 3.0
+    assert figures.ratio(SAMPLES, "ours", "peer", 16) == 0.5
+    assert figures.cost(SAMPLES, "ours", "peer", 16) == 0.5
+    assert figures.spread(SAMPLES, "ours", 1) == pytest.approx(2 / 3)
+    assert figures.errors(SAMPLES, "peer") == 3
+
+
+def test_the_hardest_comparison_counts() -> None:
+    assert figures.least_ratio(SAMPLES, "ours", ["peer", "slow"], [1, 16]) == (0.5, "peer, c = 16")
+
+
+def test_what_was_not_measured_is_no_number() -> None:
+    assert math.isnan(figures.median(SAMPLES, "absent", 1))
+    assert math.isnan(figures.ratio(SAMPLES, "ours", "absent", 1))
+    assert math.isnan(figures.spread(SAMPLES, "absent", 1))
+    assert figures.least_ratio(SAMPLES, "ours", ["absent", "slow"], [1])[1] == "slow, c = 1"
+    assert math.isnan(figures.least_ratio(SAMPLES, "ours", ["absent"], [1])[0])
+    assert figures.shown(math.nan) == "–"
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200), st.sampled_from([0.5, 0.95, 0.99, 1.0]))
+def test_a_quantile_is_a_value_that_its_share_does_not_exceed(values: list[float], share: float) -> None:
+    found = figures.quantile(values, share)
+    assert sum(value <= found for value in values) >= share * len(values) - 1e-9
+    assert sum(value < found for value in values) < share * len(values)
+    assert percentile(sorted(values), share) == found
+
+
+def test_p99_of_a_hundred_is_the_99th() -> None:
+    assert figures.quantile([float(n) for n in range(1, 101)], 0.99) == 99.0
+    with pytest.raises(ValueError, match="no values"):
+        figures.quantile([], 0.5)
+
+
+def test_every_protocol_carries_the_row_and_finds_the_prediction() -> None:
+    assert json.loads(protocols.plain("/predict").encode(ROW)) == ROW
+    assert json.loads(protocols.rows("flights").encode(ROW)) == ROW
+    assert protocols.rows("flights").decode({"rows": [{"prediction": 2.5}]}) == 2.5
+    inputs = json.loads(protocols.open_inference("flights").encode(ROW))["inputs"]
+    assert [(i["name"], i["datatype"], i["data"]) for i in inputs] == [
+        ("carrier", "BYTES", ["AA"]),
+        ("distance", "INT64", [1089]),
+        ("speed", "FP64", [1.5]),
+    ]
+    answer = {"outputs": [{"name": "other", "data": [1]}, {"name": "prediction", "data": [2.5]}]}
+    assert protocols.open_inference("flights").decode(answer) == 2.5
+    split = json.loads(protocols.invocations().encode(ROW))["dataframe_split"]
+    assert dict(zip(split["columns"], split["data"][0], strict=True)) == ROW
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ],
+)
+def test_a_response_is_complete_at_its_last_byte_only(response: bytes) -> None:
+    assert length(response) == len(response)
+    assert all(length(response[:n]) is None for n in range(len(response)))
+
+
+def test_only_2xx_counts_as_answered() -> None:
+    assert succeeded(b"HTTP/1.1 204 No Content\r\n\r\n")
+    assert not succeeded(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+
+
+def test_a_request_is_whole() -> None:
+    sent = raw("/predict", {"Content-Type": "application/json"}, b"{}", 8000)
+    assert sent.startswith(b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nContent-Length: 2\r\n")
+    assert sent.endswith(b"\r\n\r\n{}")
+
+
+def test_bodies_survive_the_quoting_for_wrk() -> None:
+    script = lua("/x", {"Content-Type": "application/json"}, [b'{"a": "b\\"c"}'])
+    assert json.dumps('{"a": "b\\"c"}') in script
+    assert "string.format" in script and '"requests": %d' in script
+
+
+def test_a_load_knows_its_rate() -> None:
+    assert load(300).rate == 150.0
+
+
+def test_what_a_peer_pins_itself_is_not_pinned_again() -> None:
+    pinned = constraints("# comment\nNumPy==2.4.6\npandas==3.1.1 # why\ntorch==2.13.0\n")
+    assert pinned == {"numpy": "2.4.6", "pandas": "3.1.1", "torch": "2.13.0"}
+    everything = {**pinned, "pyarrow": "1", "pydantic": "2", "pyyaml": "3", "safetensors": "4"}
+    wanted = requirements(["peer[extra]==1.0", "pandas<3"], everything)
+    assert wanted[:2] == ["peer[extra]==1.0", "pandas<3"]
+    assert "numpy==2.4.6" in wanted and not any(w.startswith("pandas==") for w in wanted)
