@@ -81,10 +81,6 @@ class MicroBatcher:
                 loop.call_soon(self._flush, context=Context())
         return future
 
-    def close(self) -> None:
-        if self._thread is not None:
-            self._thread.shutdown(wait=False)
-
     def _flush(self) -> None:
         self._scheduled = False
         while self._waiting and not self._running:

@@ -28,13 +28,9 @@ class Router:
     def route(self, key: str | bytes | None) -> Stamp:
         """The same key gets the same arm for as long as the salt stays and shares only rise. A request without a key
         is drawn at random."""
-        if self._assignment is None:
-            return Stamp(self.document.epoch, CONTROL, 0, False)
-        if key is None:
-            unit = secrets.randbits(64)
-            return Stamp(self.document.epoch, self._assignment.arm_of(unit, 0), unit, False)
-        unit = unit_hash(self.document.salt, key)
-        return Stamp(self.document.epoch, self._assignment.arm_of(unit, 0), unit, True)
+        unit = secrets.randbits(64) if key is None else unit_hash(self.document.salt, key)
+        arm = CONTROL if self._assignment is None else self._assignment.arm_of(unit, 0)
+        return Stamp(self.document.epoch, arm, unit, key is not None)
 
     def named(self, variant: str) -> int:
         """The arm with this name. Raises RaymlopsError naming those that there are."""

@@ -42,9 +42,7 @@ def test_routing_is_the_assignment_that_the_evidence_checks(shares: list[int], s
     expected = Assignment(len(shares))
     expected.open_block([share / 10_000 for share in shares], salt=salt)
     found, wanted = Router(split(*shares, salt=salt)).route(key), expected.route(key)
-    assert found.arm == wanted.arm
-    if any(shares):
-        assert (found.unit, found.keyed) == (wanted.unit, True)
+    assert (found.arm, found.unit, found.keyed) == (wanted.arm, wanted.unit, True)
 
 
 @pytest.mark.parametrize("keys", [KEYS, [None] * len(KEYS)], ids=["keyed", "without keys"])

@@ -1,0 +1,164 @@
+"""Whatever a candidate does, the wait for it ends, and what happened is told apart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raymlops.errors import DataError
+from raymlops.serving.dispatch import Breaker, Dispatcher, Missed
+
+Parts = list[tuple[dict[str, Any], int]]
+
+
+class Candidate:
+    """Doubles; `does` can be replaced by anything that a candidate may do."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+        self.does: Callable[[Parts], Awaitable[Any]] = self.double
+
+    async def __call__(self, parts: Parts) -> Any:
+        self.calls.append([rows for _, rows in parts])
+        return await self.does(parts)
+
+    async def double(self, parts: Parts) -> Any:
+        return [("ok", {"prediction": 2.0 * np.array(columns["x"])}, 0.001) for columns, _ in parts]
+
+
+def dispatcher(candidate: Candidate, **options: Any) -> Dispatcher:
+    breaker = options.pop("breaker", Breaker(failures=100, seconds=1.0))
+    return Dispatcher(candidate, **{"budget_s": 0.05, "max_in_flight": 8, "breaker": breaker, **options})
+
+
+async def outcome(sent: Dispatcher, *values: float) -> Any:
+    try:
+        return (await sent.ask({"x": list(values)}, len(values))).answer["prediction"].tolist()
+    except Missed as missed:
+        return missed.event
+    except DataError as error:
+        return str(error)
+
+
+def test_what_queued_in_a_tick_is_one_call() -> None:
+    candidate = Candidate()
+
+    async def run() -> list[Any]:
+        sent = dispatcher(candidate)
+        found = await asyncio.gather(outcome(sent, 1.0), outcome(sent, 2.0, 3.0), outcome(sent, 4.0))
+        assert sent.in_flight == 0
+        return found
+
+    assert asyncio.run(run()) == [[2.0], [4.0, 6.0], [8.0]]
+    assert candidate.calls == [[1, 2, 1]]
+
+
+def test_outcomes_of_one_call_are_kept_apart() -> None:
+    candidate = Candidate()
+
+    async def mixed(parts: Parts) -> Any:
+        (good,) = await candidate.double(parts[:1])
+        nan = ("ok", {"prediction": np.array([np.nan])}, 0.0)
+        short = ("ok", {"prediction": np.array([])}, 0.0)
+        return [good, nan, short, ("data", "column 'x': bad", 0.0), ("error", "ValueError", 0.0)]
+
+    candidate.does = mixed
+
+    async def run() -> list[Any]:
+        sent = dispatcher(candidate)
+        return await asyncio.gather(*(outcome(sent, float(n)) for n in range(5)))
+
+    assert asyncio.run(run()) == [[0.0], "errors", "errors", "column 'x': bad", "errors"]
+
+
+def test_a_call_that_fails_fails_all_and_is_over() -> None:
+    candidate = Candidate()
+
+    async def gone(parts: Parts) -> Any:
+        raise ConnectionError("the replica died")
+
+    candidate.does = gone
+
+    async def run() -> None:
+        sent = dispatcher(candidate)
+        assert await asyncio.gather(outcome(sent, 1.0), outcome(sent, 2.0)) == ["errors", "errors"]
+        assert sent.in_flight == 0
+
+    asyncio.run(run())
+
+
+def test_a_hanging_candidate_costs_the_budget_and_gets_no_more_than_fits() -> None:
+    candidate, released = Candidate(), asyncio.Event()
+
+    async def hang(parts: Parts) -> Any:
+        await released.wait()
+        return await candidate.double(parts)
+
+    candidate.does = hang
+
+    async def run() -> None:
+        sent = dispatcher(candidate)
+        began = asyncio.get_running_loop().time()
+        assert await outcome(sent, *[1.0] * 8) == "timeouts"
+        waited = asyncio.get_running_loop().time() - began
+        assert 0.04 < waited < 0.5
+        assert sent.in_flight == 8
+        assert await outcome(sent, 1.0) == "errors"  # it still works on eight rows
+        assert len(candidate.calls) == 1
+        released.set()
+        async with asyncio.timeout(5):
+            while sent.in_flight:
+                await asyncio.sleep(0)
+        assert await outcome(sent, 1.0) == [2.0]
+
+    asyncio.run(run())
+
+
+def test_one_request_larger_than_the_bound_is_sent_when_nothing_else_is_under_way() -> None:
+    async def run() -> Any:
+        return await outcome(dispatcher(Candidate(), max_in_flight=2), 1.0, 2.0, 3.0)
+
+    assert asyncio.run(run()) == [2.0, 4.0, 6.0]
+
+
+def test_the_breaker_opens_and_lets_one_try_after_a_while() -> None:
+    candidate, now = Candidate(), [0.0]
+
+    async def broken(parts: Parts) -> Any:
+        raise ConnectionError
+
+    candidate.does = broken
+
+    async def run() -> None:
+        sent = dispatcher(candidate, breaker=Breaker(failures=2, seconds=10.0), clock=lambda: now[0])
+        assert [await outcome(sent, 1.0) for _ in range(3)] == ["errors", "errors", "timeouts"]
+        assert len(candidate.calls) == 2
+        now[0] = 10.5
+        candidate.does = candidate.double
+        assert await asyncio.gather(outcome(sent, 1.0), outcome(sent, 1.0)) == [[2.0], "timeouts"]
+        assert await outcome(sent, 3.0) == [6.0]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_the_breaker_believes_its_trial(ok: bool) -> None:
+    breaker = Breaker(failures=1, seconds=1.0)
+    breaker.record(False, 0.0)
+    assert not breaker.allows(0.5) and breaker.allows(1.0) and not breaker.allows(1.1)
+    breaker.record(ok, 1.2)
+    assert breaker.allows(1.3) is ok
+
+
+def test_who_stops_waiting_does_not_disturb_the_others() -> None:
+    async def run() -> None:
+        sent = dispatcher(Candidate())
+        gone, kept = sent.ask({"x": [1.0]}, 1), sent.ask({"x": [2.0]}, 1)
+        gone.cancel()
+        assert (await kept).answer["prediction"].tolist() == [4.0]
+
+    asyncio.run(run())
