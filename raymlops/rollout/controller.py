@@ -49,6 +49,7 @@ class Controller:
                 if self._parts is None:
                     self._parts = await asyncio.to_thread(_Parts, self._config_json, self._identity, self._publish)
                     self._parts.begin()
+                    self._trouble = ""
                 await self._parts.steering.tick(time.time())
                 self._trouble = ""
                 failures = failures + 1 if self._parts.steering.error else 0
