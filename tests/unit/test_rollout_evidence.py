@@ -6,9 +6,9 @@ import math
 import random
 
 import pytest
+from evidence_cases import ERRORS, key_of, rollout, traffic
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rollout_cases import ERRORS, key_of, rollout, traffic
 
 from raymlops.errors import ConfigError
 from raymlops.rollout.evidence import (

@@ -8,7 +8,7 @@ import random
 from dataclasses import fields
 
 import pytest
-from rollout_cases import key_of, rollout
+from evidence_cases import key_of, rollout
 
 from raymlops.rollout.evidence import (
     Assignment,

@@ -7,9 +7,9 @@ import math
 import random
 
 import pytest
+from evidence_cases import rollout
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rollout_cases import rollout
 
 from raymlops.rollout.evidence import (
     Event,
