@@ -15,7 +15,8 @@ from benchmarks.common import ROOT
 CONFIG = ROOT / "configs" / "flights.yaml"
 DATA = ROOT / "configs" / "data" / "flights.parquet"
 ROWS = 64
-NAME = "flights"
+NAME = "flights-benchmark"
+"""Not `flights`: an endpoint of that name may be running on this machine."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,11 @@ def sample(columns: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _train(storage: Path, *overrides: str) -> None:
-    settings = [part for value in (f"storage={storage}", "search.trials=2", *overrides) for part in ("--set", value)]
+    settings = [
+        part
+        for value in (f"name={NAME}", f"storage={storage}", "search.trials=2", *overrides)
+        for part in ("--set", value)
+    ]
     print(f"... training {' '.join(overrides) or 'the champion'}", file=sys.stderr, flush=True)
     done = subprocess.run(
         [sys.executable, "-m", "raymlops", "run", str(CONFIG), *settings, "--json"],

@@ -85,6 +85,9 @@ def _litserve(environment: Environment, models: Models, port: int, scratch: Path
 
 
 FASTAPI = ("fastapi==0.165.0", "uvicorn[standard]==0.54.0")
+MLFLOW = ("mlflow==3.17.2", "uvicorn[standard]==0.54.0")
+MLSERVER = ("mlserver==1.7.1", "uvloop==0.21.0")
+"""Workers of MLServer 1.7.1 do not start with the uvloop releases after that."""
 PEERS: tuple[Peer, ...] = (
     Peer(
         "fastapi", "FastAPI + uvicorn, 1 worker", "fastapi", FASTAPI, protocols.plain("/predict"), _uvicorn(1),
@@ -99,12 +102,13 @@ PEERS: tuple[Peer, ...] = (
         "a deployment as its guide writes one, one replica, the default proxy",
     ),
     Peer(
-        "mlserver", "MLServer", "mlserver", ("mlserver==1.7.1",), protocols.open_inference(NAME), _mlserver,
-        "custom runtime, a tensor per column",
+        "mlserver", "MLServer", "mlserver", MLSERVER, protocols.open_inference(NAME), _mlserver,
+        "custom runtime, a tensor per column; parallel_workers=0, which is faster for single rows than its workers",
     ),
     Peer(
-        "mlflow", "mlflow models serve", "mlflow", ("mlflow==3.17.2",), protocols.invocations(), _mlflow,
-        "the registered model as it is (pyfunc, data frames), --workers 2",
+        "mlflow", "mlflow models serve", "mlflow", MLFLOW, protocols.invocations(), _mlflow,
+        "the registered model as it is (pyfunc, data frames), --workers 2; with uvloop beside it, because without, its "
+        "answers leave in two packets and the second waits 40 ms for a delayed ACK",
     ),
     Peer(
         "bentoml", "BentoML", "bentoml", ("bentoml==1.4.40",), protocols.plain("/predict"), _bentoml,
@@ -115,3 +119,4 @@ PEERS: tuple[Peer, ...] = (
         "workers_per_device=2",
     ),
 )  # fmt: skip
+TITLES = {peer.name: peer.title for peer in PEERS}
