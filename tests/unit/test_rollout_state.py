@@ -115,6 +115,18 @@ def test_state_grows_with_keys_that_have_an_event_and_not_with_those_that_have_n
     assert len(evidence.to_json()) <= 100_000 + 16 * len(events)
 
 
+def test_state_is_largest_when_half_of_the_buckets_are_taken_and_still_within_its_bound():
+    evidence, rng = (
+        RolloutEvidence(EvidenceConfig(tuple(RateMetric(f"m{i}") for i in range(5)), candidates=3)),
+        random.Random(0),
+    )
+    evidence.open_block((0.1, 0.1, 0.1), salt="s")
+    buckets = evidence._firsts.buckets
+    while buckets.taken < buckets.size / 2:
+        buckets.take(rng.getrandbits(64))
+    assert 80_000 < len(evidence.to_json()) < 85_500
+
+
 def test_when_too_many_labels_wait_a_hash_says_which_stay_and_not_their_order():
     config = EvidenceConfig((MeanMetric("quality", horizon=100.0),), max_pending=50)
     one, other, rng = rollout(config), rollout(config), random.Random(0)
