@@ -45,7 +45,7 @@ def _inputs(inputs: Any, tail: Tail, rules: Rules) -> tuple[dict[str, Any], int]
     if type(inputs) is not list or not inputs:
         raise ProtocolError(400, f"inputs: found {shown(inputs)}, expected a list of tensors", "inputs")
     columns: dict[str, Any] = {}
-    rows, known = 0, rules.columns
+    rows, known = -1, rules.columns
     for index, item in enumerate(inputs):
         if type(item) is not dict:
             raise ProtocolError(400, f"inputs[{index}]: found {shown(item)}, expected a tensor", f"inputs[{index}]")
