@@ -1,6 +1,6 @@
 """Labels from feedback: on disk before they are acknowledged, and the same however often they are sent.
 
-    labels = LabelStore(store, endpoint)
+    labels = LabelStore(store, endpoint, replica)
     counts = await labels.add([Label(12.5, prediction_id="…")])
 
 Requests that arrive while a file is written share the next one. A file's name is the hash of what is in it, so the
@@ -12,16 +12,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import math
 import threading
 import time as clock
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from raymlops.errors import RaymlopsError
 from raymlops.serving.label_files import LabelRow, LabelWriter
+from raymlops.serving.logs import log_event
 from raymlops.serving.prediction_table import key_text
 from raymlops.store import Store
 
@@ -71,8 +73,7 @@ def label_text(label: float | int | str | bool) -> str:
     return json.dumps(label)
 
 
-@dataclass(frozen=True, slots=True)
-class LabelCounts:
+class LabelCounts(NamedTuple):
     """What became of one request's labels, as far as this replica remembers."""
 
     accepted: int
@@ -93,7 +94,8 @@ class _Waiting:
 class LabelStore:
     """One per replica. `add` belongs to event loops; a thread of its own writes."""
 
-    def __init__(self, store: Store, endpoint: str, most_waiting: int = _MOST_WAITING) -> None:
+    def __init__(self, store: Store, endpoint: str, replica: str, most_waiting: int = _MOST_WAITING) -> None:
+        self._replica = replica
         self._writer = LabelWriter(store, endpoint)
         self._most_waiting = most_waiting
         self._lock = threading.Lock()
@@ -162,6 +164,8 @@ class LabelStore:
             self._remember(learned)
         except Exception as found:  # nothing is acknowledged, and the next batch tries anew
             error = LabelsUnavailable(f"the labels were not stored, send them again later: {found}")
+        if error:
+            log_event(logging.WARNING, "labels_not_stored", replica=self._replica, reason=str(error))
         with self._lock:
             self._held -= sum(len(waiting.labels) for waiting in taken)
             if error:

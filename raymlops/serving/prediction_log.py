@@ -19,6 +19,7 @@ from hashlib import blake2b
 from typing import Any
 
 from raymlops.config.serving import PredictionLog as LogConfig
+from raymlops.serving.logs import log_event
 from raymlops.serving.prediction_table import Column, Record
 from raymlops.serving.prediction_writer import Encoded, PartWriter
 from raymlops.store import Store
@@ -26,8 +27,6 @@ from raymlops.store import Store
 _MOST_BYTES = 256 * 1024 * 1024
 """Bodies of requests that wait to be written; rows alone would bound nothing when each has megabytes."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
-
-_log = logging.getLogger(__name__)
 
 
 class PredictionLog:
@@ -162,7 +161,7 @@ class PredictionLog:
                     self._failed_writes += 1
                     self._last_error = str(error)
                 if wait == _FIRST_WAIT_S:
-                    _log.warning("the prediction log waits for its store: %s", error)
+                    log_event(logging.WARNING, "prediction_log_waits", reason=str(error))
             left = self._give_up_at - clock.monotonic()
             if left <= 0:
                 return False

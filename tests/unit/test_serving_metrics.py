@@ -1,0 +1,240 @@
+"""Counts of the endpoint, what is handed to Prometheus, the dashboard that shows it, and the structured logs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raymlops.rollout.evidence import Finding, Verdict
+from raymlops.rollout.evidence.verdict import CandidateEvidence, MetricEvidence
+from raymlops.serving import logs
+from raymlops.serving.logs import configure_logging, log_event
+from raymlops.serving.metrics import BOUNDS, SPECS, Counts, MetricsExporter, RolloutMetrics, scraped
+
+DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana" / "raymlops-endpoint.json"
+
+
+class FakeRay:
+    """Ray's metrics as Prometheus would see them; as strict about tags and values as Ray is."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        self.calls = 0
+
+    def _make(self, name: str, tag_keys: tuple[str, ...], add: bool) -> Any:
+        fake = self
+
+        class Made:
+            def record(self, value: float, tags: dict[str, str]) -> None:
+                assert isinstance(value, (int, float)) and (value > 0 or not add)
+                assert set(tags) == set(tag_keys) and all(isinstance(tag, str) for tag in tags.values())
+                at = (name.removeprefix("raymlops_"), frozenset(tags.items()))
+                fake.values[at] = value + (fake.values.get(at, 0) if add else 0)
+                fake.calls += 1
+
+            inc = set = record
+
+        return Made()
+
+    def Counter(self, name: str, description: str, tag_keys: tuple[str, ...]) -> Any:
+        return self._make(name, tag_keys, add=True)
+
+    def Gauge(self, name: str, description: str, tag_keys: tuple[str, ...]) -> Any:
+        return self._make(name, tag_keys, add=False)
+
+    def get(self, name: str, **tags: str) -> float | None:
+        return self.values.get((name, frozenset({"endpoint": "flights", **tags}.items())))
+
+
+def test_counts_are_handed_over_once() -> None:
+    ray, counts = FakeRay(), Counts()
+    exporter = MetricsExporter(counts, "flights", ray)
+    arm = counts.arm("champion", "3")
+    for latency in (0.0004, 0.0005, 0.03, 99.0):
+        arm.observe(latency)
+    arm.errors += 2
+    counts.batch(5)
+    for _ in range(2):
+        exporter.flush()
+    champion = {"variant": "champion", "version": "3"}
+    assert ray.get("requests", **champion) == ray.get("latency_seconds_count", **champion) == 4 == arm.requests
+    assert ray.get("errors", **champion) == 2
+    assert ray.get("timeouts", **champion) is None
+    assert ray.get("latency_seconds_sum", **champion) == pytest.approx(99.0309)
+    edges = {"0.0005": 2, "0.025": 2, "0.05": 3, "10": 3, "+Inf": 4}
+    assert {le: ray.get("latency_seconds_bucket", **champion, le=le) for le in edges} == edges
+    assert (ray.get("batches"), ray.get("batch_rows")) == (1, 5)
+    before = ray.calls
+    exporter.flush()
+    assert ray.calls == before  # an idle endpoint costs nothing
+    counts.arm("champion", "3").observe(0.03)
+    exporter.flush()
+    assert ray.get("requests", **champion) == 5
+
+
+def test_a_latency_at_an_edge_belongs_below_it() -> None:
+    arm = Counts().arm("champion", "1")
+    for bound in BOUNDS:
+        arm.observe(bound)
+    assert arm.buckets == [1] * len(BOUNDS) + [0]
+
+
+def test_weights_follow_the_versions_and_fall_to_zero() -> None:
+    ray, counts = FakeRay(), Counts()
+    exporter = MetricsExporter(counts, "flights", ray)
+    counts.arm("champion", "3")
+    counts.arm("candidate-1", "4")
+    exporter.flush(weights={"champion": 0.9, "candidate-1": 0.1})
+    assert ray.get("weight", variant="candidate-1", version="4") == 0.1
+    counts.arm("champion", "4")
+    exporter.flush(weights={"champion": 1})
+    assert ray.get("weight", variant="champion", version="4") == 1
+    assert ray.get("weight", variant="champion", version="3") == 0
+    assert ray.get("weight", variant="candidate-1", version="4") == 0
+
+
+def test_the_health_of_log_and_labels_is_shown(tmp_path: Path) -> None:
+    from raymlops.config.serving import PredictionLog as LogConfig
+    from raymlops.serving.labels import LabelStore
+    from raymlops.serving.prediction_log import PredictionLog
+    from raymlops.store import Store
+
+    ray, store = FakeRay(), Store(str(tmp_path))
+    log, labels = PredictionLog(store, "flights", "r", LogConfig()), LabelStore(store, "flights", "r")
+    log.append(1e9, "a", "1", "champion", 1.0, None, {"x": [1.0]}, None, 1, 0.1, "ok")
+    log.close()
+    log.append(1e9, "b", "1", "champion", 1.0, None, {"x": [1.0]}, None, 1, 0.1, "ok")
+    MetricsExporter(Counts(), "flights", ray).flush(log=log.statistics(), labels=labels.statistics())
+    labels.close()
+    assert (ray.get("log_rows_written"), ray.get("log_rows_dropped"), ray.get("log_rows_waiting")) == (1, 1, 0)
+
+
+def finding(*log_e: float) -> Finding:
+    candidates = tuple(
+        CandidateEvidence(n, Verdict.HOLD, None, (MetricEvidence("errors", value, -value, False),))
+        for n, value in enumerate(log_e, start=1)
+    )
+    return Finding(0.0, Verdict.HOLD, "", candidates, None, 0.0, 3.7, 3.0, 10, (5, 5), 0, 0)
+
+
+def test_evidence_is_shown_against_its_thresholds_until_the_rollout_ends() -> None:
+    ray = FakeRay()
+    metrics = RolloutMetrics("flights", ray)
+    one = {"variant": "candidate-1", "version": "4", "metric": "errors"}
+    two = {"variant": "candidate-2", "version": "5", "metric": "errors"}
+    metrics.show(finding(1.5, 2.5), ["3", "4", "5"])
+    assert ray.get("evidence_log_e", **one, side="rollback") == 1.5
+    assert ray.get("evidence_log_e", **two, side="promotion") == -2.5
+    assert (ray.get("evidence_threshold", side="rollback"), ray.get("evidence_threshold", side="promotion")) == (3.7, 3)
+    metrics.show(finding(1.6), ["3", "4"])
+    assert ray.get("evidence_log_e", **two, side="rollback") == 0
+    metrics.clear()
+    assert ray.get("evidence_log_e", **one, side="rollback") == 0
+
+
+# --- dashboard
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(DASHBOARD.read_text())
+    return found
+
+
+def expressions(dashboard: dict[str, Any]) -> list[str]:
+    return [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+
+
+def test_the_dashboard_asks_for_every_metric_and_for_no_other(dashboard: dict[str, Any]) -> None:
+    asked = set(re.findall(r"ray_\w+", json.dumps(dashboard)))
+    assert asked == {scraped(name) for name in SPECS}
+
+
+def test_the_dashboard_uses_labels_that_the_metrics_have(dashboard: dict[str, Any]) -> None:
+    for expression in expressions(dashboard):
+        tags = [SPECS[name].tags for name in SPECS if re.search(rf"\b{scraped(name)}\b", expression)]
+        used = set(re.findall(r"(\w+)=", expression))
+        for group in re.findall(r"by \(([^)]*)\)", expression):
+            used |= {label.strip() for label in group.split(",")}
+        assert tags and all(used <= set(tag) for tag in tags), expression
+        assert 'endpoint="$endpoint"' in expression
+        assert expression.count("(") == expression.count(")") and expression.count("{") == expression.count("}")
+
+
+def test_grafana_can_import_the_dashboard(dashboard: dict[str, Any]) -> None:
+    assert {"uid", "title", "schemaVersion", "panels", "templating", "time"} <= dashboard.keys()
+    assert "id" not in dashboard  # Grafana gives it
+    assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource", "endpoint"]
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        mine = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not mine & cells, f"{panel['title']} lies on another panel"
+        cells |= mine
+        if panel["type"] != "row":
+            assert panel["title"] and panel["description"] and panel["fieldConfig"]["defaults"]["unit"]
+            assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+            references = [target["refId"] for target in panel["targets"]]
+            assert len(set(references)) == len(references)
+
+
+# --- structured logs
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[Any]]]:
+    """What was logged since the last call."""
+    logger = logging.getLogger(logs.LOGGER)
+    before = list(logger.handlers), logger.level, logger.propagate
+    logger.handlers = []
+    monkeypatch.setattr(logs, "_window", {})
+    yield lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    logger.handlers, logger.level, logger.propagate = before
+
+
+def test_events_are_json_lines_with_their_fields(lines: Callable[[], list[Any]]) -> None:
+    configure_logging()
+    configure_logging()
+    log_event(logging.INFO, "quiet")
+    log_event(logging.WARNING, "fallback", prediction_id="a\nb", variant="candidate-1")
+    logging.getLogger(f"{logs.LOGGER}.replica").warning("plain %s", "text")
+    first, second = lines()
+    assert (first["event"], first["level"], first["prediction_id"]) == ("fallback", "warning", "a\nb")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
+    assert second["event"] == "plain text"
+
+
+def test_an_exception_stays_on_its_line(lines: Callable[[], list[Any]]) -> None:
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        configure_logging().exception("failed")
+    (line,) = lines()
+    assert "two\nlines" in line["exception"]
+
+
+def test_a_storm_of_events_is_cut_and_counted(lines: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    configure_logging()
+    for _ in range(1000):
+        log_event(logging.WARNING, "fallback")
+    log_event(logging.WARNING, "other")
+    now = 101.0
+    log_event(logging.WARNING, "fallback")
+    found = lines()
+    assert len(found) == logs.MOST_PER_SECOND + 2
+    assert found[-1]["left_out"] == 1000 - logs.MOST_PER_SECOND
