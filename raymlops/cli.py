@@ -195,6 +195,32 @@ def predict(
 
 
 @app.command()
+def serve(
+    target: Annotated[str, typer.Argument(metavar="CONFIG|NAME", help="Configuration file; with --stop also a name.")],
+    set_: Overrides = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background once it answers.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End the endpoint that runs on this machine.")] = False,
+    emit: Annotated[
+        Path | None, typer.Option(help="Write the YAML for `serve deploy` and RayService there instead of serving.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer requests with the champion over HTTP, until Ctrl-C."""
+    from raymlops.serving.command import serve_command, stop_command
+
+    is_file = target.endswith((".yaml", ".yml"))
+    if stop and not is_file:
+        stop_command(target, as_json)
+        return
+    loaded, _ = _load(Path(target), set_)
+    if stop:
+        stop_command(loaded.name, as_json)
+        return
+    arguments = [target, *(part for override in set_ or [] for part in ("--set", override))]
+    serve_command(loaded, arguments, detach, emit, as_json)
+
+
+@app.command()
 def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty directory.")], as_json: AsJson = False
 ) -> None:

@@ -49,6 +49,16 @@ class EndpointArgs(BaseModel):
             rollout=config.rollout,
         )
 
+    def stage_champion(self) -> ModelRef:
+        """The registered champion, copied to where replicas find it. Raises RaymlopsError when there is none, or the
+        registry or the store cannot be reached."""
+        from raymlops.registry.backend import tracking
+        from raymlops.serving.packages import stage
+        from raymlops.store import Store
+
+        store = Store.at(self.storage)
+        return stage(tracking(self.tracking_uri, store), store, f"{self.name}@champion")
+
     def plain(self) -> dict[str, Any]:
         """As JSON and YAML have it."""
         return self.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,51 @@
+"""The way from a replica to an isolated candidate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from raymlops.config.serving import CandidateServing
+from raymlops.serving.batching import Columns
+from raymlops.serving.dispatch import Breaker, Dispatcher
+from raymlops.serving.routing import Remote
+
+logger = logging.getLogger("raymlops.serving")
+CONNECT_SECONDS = 5.0
+
+
+async def connect(app: str, config: CandidateServing) -> Remote:
+    """Waits, for a while, until the candidate has answered once, so that its first request does not pay for finding
+    it. A candidate that does not answer is asked nevertheless, and has its errors counted."""
+    from ray import serve
+
+    schema, handle = None, None
+    try:
+        handle = await asyncio.wait_for(asyncio.to_thread(serve.get_app_handle, app), CONNECT_SECONDS)
+        schema = (await asyncio.wait_for(_probe(handle), CONNECT_SECONDS))["schema"]
+    except Exception as error:  # whatever Serve or the candidate raised
+        logger.warning("candidate %s does not answer: %s", app, error)
+    method = None
+    if handle is not None:
+        method = handle.options(method_name="predict", request_serialization="pickle", response_serialization="pickle")
+
+    async def call(parts: list[tuple[Columns, int]]) -> Sequence[tuple[str, Any, float]]:
+        if method is None:
+            raise RuntimeError(f"application {app} was not found")
+        answer: Sequence[tuple[str, Any, float]] = await method.remote(parts)
+        return answer
+
+    dispatcher = Dispatcher(
+        call,
+        budget_s=config.budget_ms / 1000,
+        max_in_flight=config.max_in_flight,
+        breaker=Breaker(config.breaker_failures, config.breaker_seconds),
+    )
+    return Remote(dispatcher, schema)
+
+
+async def _probe(handle: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = await handle.probe.remote()
+    return answer

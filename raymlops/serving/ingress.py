@@ -1,0 +1,185 @@
+"""The endpoint's HTTP side: path → operation → checked request → answer → response.
+
+A plain callable instead of a web framework: routing through FastAPI would take as long as the model. Serve's own
+request timeout can be switched off by a header of the client, so the deadline is kept here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
+
+from raymlops.config.serving import ServingConfig
+from raymlops.errors import DataError, RaymlopsError
+from raymlops.rollout.evidence import unit_hash
+from raymlops.serving.answering import ModelFailed
+from raymlops.serving.labels import Label as StoredLabel
+from raymlops.serving.labels import LabelError, LabelsUnavailable
+from raymlops.serving.protocol import (
+    Authenticator,
+    Encoded,
+    Label,
+    ProtocolError,
+    Route,
+    Stamp,
+    check_length,
+    check_model,
+    describe,
+    encode_json,
+    health,
+    match,
+    parse,
+    parse_feedback,
+    plain_headers,
+)
+from raymlops.serving.replica import Replica
+from raymlops.serving.routing import Routing
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+logger = logging.getLogger("raymlops.serving")
+VARIANT_HEADER = "x-raymlops-variant"
+RETRY_AFTER = {"retry-after": "1"}
+_HEALTH = frozenset({"live", "ready", "model_ready", "ping"})
+_SCORING = frozenset({"infer", "rows", "invocations"})
+
+
+class Reply(Response):
+    """A finished response, without Starlette's handling of headers that are always the same."""
+
+    def __init__(self, status: int, body: bytes, headers: Iterable[tuple[str, str]]) -> None:
+        self.status_code, self.body, self.background = status, body, None
+        self.raw_headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]
+        self.raw_headers.append((b"content-length", str(len(body)).encode()))
+
+
+class Ingress:
+    """The deployment `ingress`: one replica of the endpoint."""
+
+    def __init__(self, endpoint: dict[str, Any], champion: dict[str, str]) -> None:
+        """Returns when the replica has its document and its models; raises when it cannot get them."""
+        self._replica = Replica(endpoint, champion)
+        config: ServingConfig = self._replica.config
+        self._name, self._config = self._replica.name, config
+        self._tokens = Authenticator.of(config.tokens)
+        self._replica.start()
+
+    async def __call__(self, request: Request) -> Response:
+        family = "v2"
+        try:
+            route = match(request.scope["method"], request.scope["path"])
+            family = route.family
+            headers = plain_headers(request.scope["headers"])
+            self._tokens.check(route.access, headers)
+            async with asyncio.timeout(self._config.limits.timeout_s):
+                return await self._operate(route, headers, request)
+        except ProtocolError as error:
+            return _refusal(error, family)
+        except DataError as error:
+            return _refusal(ProtocolError(422, str(error)), family)
+        except TimeoutError:
+            seconds = self._config.limits.timeout_s
+            return _refusal(ProtocolError(504, f"no answer within {seconds:g} s"), family)
+        except ModelFailed as error:
+            logger.error("%s", error)
+            return _refusal(ProtocolError(500, str(error)), family)
+
+    async def _operate(self, route: Route, headers: dict[str, str], request: Request) -> Response:
+        routing = self._replica.routing
+        check_model(route, routing.rules.schema)
+        if route.operation in _SCORING:
+            check_length(headers, self._config.limits)
+            body = await self._body(request)
+            return await self._score(route, headers, body)
+        if route.operation == "feedback":
+            check_length(headers, self._config.limits)
+            return await self._feedback(headers, await self._body(request))
+        if route.operation in _HEALTH:
+            status, encoded = health(route, True)
+            return _reply(encoded, status)
+        return _reply(describe(route, routing.rules, self._config.tokens))
+
+    async def _score(self, route: Route, headers: dict[str, str], body: bytes) -> Response:
+        routing = self._replica.routing  # the one in force now, not when the body began to arrive
+        parsed = parse(route, body, headers, routing.rules)
+        forced = self._forced(route, headers, routing)
+        answered = await self._replica.answerer.answer(routing, parsed, forced)
+        stamp = Stamp(self._name, answered.version, answered.variant, answered.prediction_id)
+        body, extra = parsed.encode(answered.answer, stamp)
+        return Reply(
+            HTTPStatus.OK,
+            body,
+            (
+                *extra.items(),
+                ("x-raymlops-version", answered.version),
+                (VARIANT_HEADER, answered.variant),
+                ("x-raymlops-prediction-id", answered.prediction_id),
+            ),
+        )
+
+    def _forced(self, route: Route, headers: dict[str, str], routing: Routing) -> int | None:
+        """The arm that the client chose, by the header or by a version in the path; None leaves it to the split."""
+        variant = headers.get(VARIANT_HEADER)
+        if variant is not None:
+            if not self._config.force_variant:
+                raise ProtocolError(403, f"{VARIANT_HEADER}: choosing the variant is not allowed here", VARIANT_HEADER)
+            try:
+                return routing.router.named(variant)
+            except RaymlopsError as error:
+                raise ProtocolError(404, f"{VARIANT_HEADER}: {error}", VARIANT_HEADER) from None
+        if route.version is None:
+            return None
+        return next((n for n, arm in enumerate(routing.arms) if arm.model.version == route.version), None)
+
+    async def _feedback(self, headers: dict[str, str], body: bytes) -> Response:
+        routing, now = self._replica.routing, time.time()
+        labels = parse_feedback(body, headers, routing.rules)
+        try:
+            stored = [self._stored(label) for label in labels]
+            counts = await self._replica.labels.add(stored)
+        except LabelsUnavailable as error:
+            raise ProtocolError(503, str(error), headers=RETRY_AFTER) from None
+        except LabelError as error:
+            raise ProtocolError(422, str(error), "labels") from None
+        for label in labels:
+            key_hash = None if label.key is None else unit_hash(routing.document.salt, label.key)
+            self._replica.accounts.labelled(label.prediction_id, label.label, now, key_hash)
+        return _reply(encode_json(counts._asdict()))
+
+    def _stored(self, label: Label) -> StoredLabel:
+        """The key's hash as the prediction log has it: the same in every rollout."""
+        key_hash = None if label.key is None else unit_hash(self._name, label.key)
+        return StoredLabel(label.label, label.prediction_id, key_hash, label.at)
+
+    async def _body(self, request: Request) -> bytes:
+        """Raises ProtocolError 413 as soon as more than the limit has come, whatever the headers said."""
+        limit, parts, size = self._config.limits.body_bytes, [], 0
+        while True:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ProtocolError(400, "body: the client went away")
+            part = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise ProtocolError(413, f"body: found more than {limit} bytes, which is the limit", "body")
+            parts.append(part)
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def __del__(self) -> None:
+        await self._replica.stop()
+
+
+def _reply(encoded: Encoded, status: int = HTTPStatus.OK) -> Response:
+    return Reply(status, encoded.body, encoded.headers.items())
+
+
+def _refusal(error: ProtocolError, family: str) -> Response:
+    return _reply(error.encode(family), error.status)

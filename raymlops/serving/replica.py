@@ -1,0 +1,132 @@
+"""Everything that one replica of the endpoint holds, put together: models, routing, accounts, logs, and the tasks that
+connect it to the rollout controller."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Coroutine
+from contextvars import Context
+from typing import Any
+
+from raymlops.rollout.ledger import persisted_document
+from raymlops.serving.accounts import Accounts
+from raymlops.serving.answering import Answerer
+from raymlops.serving.args import EndpointArgs
+from raymlops.serving.candidates import connect
+from raymlops.serving.controller_link import ControllerLink
+from raymlops.serving.document import ModelRef, RoutingDocument
+from raymlops.serving.follower import Follower
+from raymlops.serving.hosting import Batching, Host
+from raymlops.serving.labels import LabelStore
+from raymlops.serving.logs import configure_logging
+from raymlops.serving.metrics import Counts, MetricsExporter
+from raymlops.serving.outbox import Outbox
+from raymlops.serving.prediction_log import PredictionLog
+from raymlops.serving.reporter import ReplicaReporter
+from raymlops.serving.router import Router
+from raymlops.serving.routing import Remote, Routing, make_routing
+from raymlops.serving.shadow import Mirror
+from raymlops.store import Store
+
+logger = logging.getLogger("raymlops.serving")
+METRICS_SECONDS = 1.0
+STOP_SECONDS = 5.0
+
+
+class Replica:
+    """`start` and `stop` frame its life. Belongs to the event loop that it was made on."""
+
+    def __init__(self, endpoint: dict[str, Any], champion: dict[str, str]) -> None:
+        """Blocks until the champion is loaded. Raises RaymlopsError or OSError when it cannot be."""
+        import torch
+
+        configure_logging()
+        args = EndpointArgs.model_validate(endpoint)
+        self.name, self.config = args.name, args.serving
+        config, limits, candidate = self.config, self.config.limits, self.config.candidate
+        torch.set_num_threads(config.threads)
+        device = "cuda" if config.gpus > 0 and torch.cuda.is_available() else "cpu"
+        self.id = uuid.uuid4().hex
+        self._store = Store(args.storage)
+        self.counts = Counts()
+        batching = Batching(config.batch_rows, config.batch_wait_ms / 1000, self.counts.batch)
+        self._host = Host(self._store, self.name, device, batching)
+        built_in = ModelRef(**champion)
+        self._link = ControllerLink(self.name, args.controller_config(built_in))
+        budget_s = candidate.budget_ms / 1000
+        self.accounts = Accounts(self.id, budget_s, limits.timeout_s)
+        self._outbox = Outbox(self.id)
+        self._reporter = ReplicaReporter(self.accounts, self._outbox, self._link.report)
+        self._log = PredictionLog(self._store, self.name, self.id, config.log) if config.log.enabled else None
+        self.labels = LabelStore(self._store, self.name, self.id)
+        mirror = Mirror(self.accounts, self._log, budget_s, candidate.max_in_flight)
+        self.answerer = Answerer(self.name, self.accounts, self._log, budget_s, mirror)
+        self._remotes: dict[str, Remote] = {}
+        self._facts = {"id": self.id, "build": args.build, "failed": {}}
+        self._follower = Follower(self._host, self._facts, self._link, self._adopt)
+        self._exporter = MetricsExporter(self.counts, self.name)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.routing = self._first_routing(built_in)
+
+    def _first_routing(self, built_in: ModelRef) -> Routing:
+        """By the controller's document, else the one it wrote last, else the version that the application was built
+        with. Isolated candidates are connected as soon as the replica runs; until then the champion answers for them,
+        in nobody's account."""
+        document = self._link.first_document(self._facts) or persisted_document(self._store, self.name)
+        if document is None:
+            document = RoutingDocument(self.name, term=0, version=0, champion=built_in)
+        router = Router(document)
+        for model in router.models:
+            self._host.load(model)
+        self._first = document
+        if any(arm.app is not None for arm in router.arms):
+            router = Router(RoutingDocument(self.name, term=0, version=0, champion=document.champion))
+        return self._make(router)
+
+    def start(self) -> None:
+        """Starts the tasks; they have a context of their own, as they serve no request."""
+        self._spawn(self._follow())
+        self._spawn(self._reporter.run())
+        self._spawn(self._export())
+
+    async def stop(self) -> None:
+        """Brings away what is still here: reports, predictions, labels."""
+        for task in self._tasks:
+            task.cancel()
+        with contextlib.suppress(Exception):
+            self._reporter.add(self.accounts.take(time.time()))
+            await asyncio.wait_for(self._reporter.deliver(), STOP_SECONDS)
+        if self._log is not None:
+            await asyncio.to_thread(self._log.close, STOP_SECONDS)
+        await asyncio.to_thread(self.labels.close, STOP_SECONDS)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(Context().run(asyncio.get_running_loop().create_task, work))
+
+    async def _follow(self) -> None:
+        await self._follower.take(self._first)
+        await self._follower.run()
+
+    async def _adopt(self, router: Router) -> None:
+        wanted = {arm.app for arm in router.arms if arm.app is not None}
+        for app in wanted - self._remotes.keys():
+            self._remotes[app] = await connect(app, self.config.candidate)
+        self.routing = self._make(router)
+        self._remotes = {app: remote for app, remote in self._remotes.items() if app in wanted}
+
+    def _make(self, router: Router) -> Routing:
+        self._reporter.add(self.accounts.follow(router.document, time.time()))
+        return make_routing(router, self._host, self._remotes, self.counts, self.config)
+
+    async def _export(self) -> None:
+        while True:
+            await asyncio.sleep(METRICS_SECONDS)
+            try:
+                log = None if self._log is None else self._log.statistics()
+                self._exporter.flush(weights=self.routing.weights, log=log, labels=self.labels.statistics())
+            except Exception as error:  # metrics are not worth a request
+                logger.warning("cannot export metrics: %s", error)

@@ -1,0 +1,205 @@
+"""Candidates that misbehave, die or are promoted under traffic, behind HAProxy: nobody gets a failed request for it."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hand_client import Hand, Traffic, eventually
+from serving_models import register
+
+REPLICAS = 2
+VERSIONS = ("raises", "hangs", "garbage", "slow")
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("traffic")
+    found: dict[str, Any] = {"root": root, "champion": register(root)}
+    for behaviour in VERSIONS:
+        found[behaviour] = register(root, behaviour)
+    found["good"] = register(root, "good", bias=100.0)
+    return found
+
+
+@pytest.fixture(scope="module")
+def hand(versions: dict[str, Any]) -> Iterator[Hand]:
+    made = Hand(versions["root"], REPLICAS)
+    yield made
+    made.close()
+
+
+@pytest.fixture()
+def plain(hand: Hand) -> Iterator[None]:
+    """Ends without a rollout."""
+    yield
+    hand.follow(REPLICAS)
+
+
+def rollout(hand: Hand, versions: dict[str, Any], version: str, name: str, isolated: bool = True, **more: Any) -> None:
+    """Half of the traffic to a candidate, counted."""
+    if isolated:
+        hand.do("deploy", version=versions[version])
+    fields: dict[str, Any] = {
+        "arms": [[versions["champion"], False], [versions[version], isolated]],
+        "rollout": name,
+        "salt": name,
+        "shares": [5_000],
+        "epoch": 1,
+        "counted": True,
+        "rates": {"errors": "errors", "timeouts": "timeouts", "any": "fallbacks"},
+    }
+    hand.follow(REPLICAS, **{**fields, **more})
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(
+    ("behaviour", "isolated", "event"),
+    [
+        ("raises", True, "errors"),
+        ("garbage", True, "errors"),
+        ("hangs", True, "timeouts"),
+        ("raises", False, "errors"),
+    ],
+)
+def test_the_champion_answers_for_a_candidate_that_fails(
+    hand: Hand, versions: dict[str, Any], behaviour: str, isolated: bool, event: str
+) -> None:
+    name = f"r-{behaviour}-{isolated}"
+    rollout(hand, versions, behaviour, name, isolated)
+    with Traffic(hand) as traffic:
+        eventually("the candidate answers", lambda: traffic.variants["candidate-1"] > 5)
+        with hand.misbehaving(behaviour):
+            traffic.more(150)
+    assert set(traffic.statuses) == {200} and traffic.lost == 0
+    assert traffic.slowest < 3.0
+
+    def told() -> bool:
+        return bool(hand.arms(name)["1"][event] >= 3)
+
+    eventually("the events are reported", told)
+    arms = hand.arms(name)
+    assert arms["0"]["fallbacks"] == 0, "what a candidate does is not counted against control"
+    events = [e for e in hand.do("seen", rollout=name)["events"] if e["metric"] == event]
+    assert events and {e["arm"] for e in events} == {1}
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_killed_candidate_costs_nobody_a_request_and_comes_back(hand: Hand, versions: dict[str, Any]) -> None:
+    rollout(hand, versions, "good", "r-kill")
+    app = hand.do("deploy", version=versions["good"])
+    with Traffic(hand) as traffic:
+        eventually("the candidate answers", lambda: traffic.variants["candidate-1"] > 5)
+        (pid,) = hand.do("pids", app=app)
+        os.kill(pid, signal.SIGKILL)
+        traffic.more(100)
+        before = traffic.variants["candidate-1"]
+        eventually("it answers again", lambda: traffic.variants["candidate-1"] > before + 20)
+    assert set(traffic.statuses) == {200} and traffic.lost == 0
+
+
+@pytest.mark.usefixtures("plain")
+def test_shares_and_keys(hand: Hand, versions: dict[str, Any]) -> None:
+    """10 % is 10 % within binomial error; the same key stays while shares rise; a new salt draws anew."""
+    more = {"salt": "one", "shares": [1_000]}
+    rollout(hand, versions, "good", "r-shares", isolated=False, **more)
+    keys = [f"user-{n}" for n in range(1000)]
+
+    def variants() -> dict[str, str]:
+        with ThreadPoolExecutor(8) as pool:
+            found = pool.map(lambda key: hand.predict(key).headers["x-raymlops-variant"], keys)
+            return dict(zip(keys, found, strict=True))
+
+    first = variants()
+    candidates = sum(v == "candidate-1" for v in first.values())
+    assert abs(candidates - 100) < 4.5 * math.sqrt(1000 * 0.1 * 0.9)
+    rollout(hand, versions, "good", "r-shares", isolated=False, salt="one", shares=[4_000], epoch=2)
+    second = variants()
+    assert all(second[key] == "candidate-1" for key in keys if first[key] == "candidate-1")
+    rollout(hand, versions, "good", "r-shares", isolated=False, salt="two", shares=[4_000], epoch=3)
+    third = variants()
+    moved = Counter((second[key], third[key]) for key in keys)
+    assert moved["candidate-1", "champion"] > 150 and moved["champion", "candidate-1"] > 150
+    seen = hand.do("seen", rollout="r-shares")
+    assert not [e for e in seen["events"] if e["arm"] == 1 and e["epoch"] > 3]
+
+
+@pytest.mark.usefixtures("plain")
+def test_shadow_candidates_get_copies_and_delay_nobody(hand: Hand, versions: dict[str, Any]) -> None:
+    rollout(hand, versions, "slow", "r-shadow", mode="shadow", shares=[], counted=False)
+    with hand.misbehaving("slow"), Traffic(hand) as traffic:
+        traffic.more(200)
+    assert set(traffic.variants) == {"champion"} and set(traffic.statuses) == {200}
+    arm = eventually(
+        "copies are compared", lambda: hand.arms("r-shadow")["1"]["compared"] > 50 and hand.arms("r-shadow")
+    )
+    assert arm["1"]["disagreed"] == 0, "it is the same model"
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_promotion_swaps_without_a_failed_request_and_memory_stays_flat(hand: Hand, versions: dict[str, Any]) -> None:
+    pids = hand.do("pids")
+    assert len(pids) == REPLICAS
+    memory: list[int] = []
+    with Traffic(hand) as traffic:
+        for _ in range(10):
+            for version in (versions["good"], versions["champion"]):
+                hand.follow(REPLICAS, resident=[version])
+                eventually("the model is loaded", lambda v=version: _all_hold(hand, hand.do("stage", version=v)))
+                hand.follow(REPLICAS, champion=version)
+                traffic.more(5)
+                memory.append(sum(psutil.Process(pid).memory_info().rss for pid in pids))
+    assert set(traffic.statuses) == {200} and traffic.lost == 0
+    assert set(traffic.variants) == {"champion"}
+    grown = (memory[-1] - memory[5]) / len(pids) / 2**20
+    assert grown < 25, f"{grown:.0f} MiB more per replica after 14 promotions: {memory}"
+
+
+def _all_hold(hand: Hand, model: str) -> bool:
+    sha = model.split("sha256='")[1].split("'")[0]
+    replicas = sorted(hand.do("seen")["replicas"].values(), key=lambda r: r["at"])[-REPLICAS:]
+    return all(sha in replica["loaded"] for replica in replicas)
+
+
+def test_overload_is_answered_503_with_retry_after_and_ends(hand: Hand) -> None:
+    found: Counter[int] = Counter()
+    retry: set[str | None] = set()
+    lock = threading.Lock()
+
+    def ask(_: int) -> None:
+        reply = hand.predict(rows=200)
+        with lock:
+            found[reply.status_code] += 1
+            if reply.status_code == 503:
+                retry.add(reply.headers.get("retry-after"))
+
+    with ThreadPoolExecutor(150) as pool:
+        list(pool.map(ask, range(600)))
+    assert set(found) <= {200, 503} and found[200] > 50
+    assert None not in retry
+    assert hand.predict().status_code == 200
+
+
+def test_a_killed_replica_loses_nothing_that_another_can_answer(hand: Hand) -> None:
+    with Traffic(hand, threads=6) as traffic:
+        traffic.more(50)
+        pid = hand.do("pids")[0]
+        os.kill(pid, signal.SIGKILL)
+        traffic.more(300)
+        eventually("a new replica runs", lambda: len(set(hand.do("pids")) - {pid}) == REPLICAS)
+    failed = sum(n for status, n in traffic.statuses.items() if status != 200) + traffic.lost
+    assert failed <= 6, f"more than were in flight: {traffic.statuses}, {traffic.lost} lost"
+
+
+def test_the_log_of_the_program_tells_no_traceback(hand: Hand, versions: dict[str, Any]) -> None:
+    text = (Path(versions["root"]) / "hand.log").read_text()
+    assert "never retrieved" not in text
