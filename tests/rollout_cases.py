@@ -78,6 +78,8 @@ class FakeReplica:
         self._rollout: str | None = None
         self._reporter: Reporter | None = None
         self._salts: list[str] = []
+        self.first_requests = 0
+        """Reported so far."""
         self._fresh()
 
     def _fresh(self) -> None:
@@ -97,7 +99,7 @@ class FakeReplica:
         self.document = document
         wanted = {document.champion, *document.resident}
         self.loaded = {ref.sha256 for ref in wanted} - self.unloadable
-        if document.counted and self._reporter is None:
+        if (document.rates or document.latency or document.quality) and self._reporter is None:
             self._reporter = Reporter(self.name, reporter_config(document, TIMEOUT))
         if document.salt and document.salt not in self._salts:
             self._salts.append(document.salt)
@@ -154,6 +156,7 @@ class FakeReplica:
         report = None
         if self._reporter is not None:
             report = replace(self._reporter.report(now), sequence=self.sequence).to_dict()
+            self.first_requests += sum(row["count"] for row in report["first_requests"])
         totals = [
             {"epoch": e, "arm": a, **row, "latency": list(row["latency"])} for (e, a), row in self._totals.items()
         ]

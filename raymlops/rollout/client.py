@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import logging
 import os
 import socket
@@ -12,6 +11,7 @@ from typing import Any
 
 from raymlops.errors import RaymlopsError
 
+CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0
 """For orders, which may have to fetch a model from the registry first."""
 
@@ -20,11 +20,11 @@ class RolloutClient:
     """The controller of one endpoint. Raises RaymlopsError when it cannot be reached, Refused for what it refuses."""
 
     def __init__(self, endpoint: str, address: str | None = None, by: str | None = None) -> None:
-        """`address` of the cluster; RAY_ADDRESS when absent, else the one that runs on this machine. `by` is written
+        """`address` of the cluster; RAY_ADDRESS when absent, else what runs on this machine. `by` is written
         to the ledger with every order."""
         self.endpoint = endpoint
         self.by = by or _whoami()
-        _connect(address)
+        _connect(endpoint, address)
         from raymlops.rollout.controller import find_controller
 
         found = find_controller(endpoint)
@@ -85,20 +85,34 @@ def _whoami() -> str:
         return f"uid {os.getuid()}@{socket.gethostname()}"
 
 
-def _connect(address: str | None) -> None:
+def _connect(endpoint: str, address: str | None) -> None:
     from raymlops.cluster import prepare_environment
+    from raymlops.serving import local
 
     prepare_environment()
+    chosen = address or os.environ.get("RAY_ADDRESS")
+    if chosen is None and (here := local.find(endpoint)) is not None:
+        os.environ.update(here.environment())  # before Ray is imported: its Ray asks for a token
+        chosen = here.address
+    chosen = chosen or "auto"
     import ray
 
     if ray.is_initialized():
         return
-    chosen = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
+        _check_reachable(chosen)
         ray.init(address=chosen, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # ConnectionError and TimeoutError are OSErrors
         where = "no Ray runs on this machine" if chosen == "auto" else f"cannot reach Ray at {chosen}"
+        said = str(error).splitlines() or [type(error).__name__]
         raise RaymlopsError(
-            f"{where}; start the endpoint with `raymlops serve`, or name its cluster by --address or RAY_ADDRESS: "
-            f"{json.dumps(str(error).splitlines()[0] if str(error) else '')}"
+            f"{where}; start the endpoint with `raymlops serve`, or name its cluster by --address or RAY_ADDRESS "
+            f"({said[0]})"
         ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for many minutes before it says that nobody listens."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

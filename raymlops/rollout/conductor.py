@@ -24,6 +24,7 @@ from raymlops.rollout.joining import LabelJoin
 from raymlops.rollout.ledger import GENESIS, Entry
 from raymlops.rollout.policy import RolloutState
 from raymlops.rollout.settings import label_rules, quality_of, rates_of
+from raymlops.rollout.totals import Totals
 from raymlops.rollout.trial import ORDER, UPDATE, Candidate, Rollout, Task
 from raymlops.serving.document import RESOLUTION, Arm, ModelRef, RoutingDocument, candidate_app
 
@@ -54,6 +55,8 @@ class Conductor:
         self.sequences: dict[str, int] = {}
         """Replica → number of its last report that was counted."""
         self.lost_reports = 0
+        self.totals = Totals()
+        """Requests since the last rollout."""
         self.latencies: deque[float] = deque(maxlen=CHAMPION_LATENCIES)
         self._version, self._shown = 0, ""
 
@@ -214,6 +217,7 @@ class Conductor:
             "versions": [c.model.version for c in rollout.candidates],
             **{name: payload[name] for name in ("verdict", "cause", "reason", "blame")},
         }
+        self.totals = Totals()
         self._owe("notify", f"{rollout.base_id}-end", self._event(entry.kind, entry))
         self._owe("run", rollout.base_id, {"rollout": rollout.base_id, "end": self.last})
 
@@ -260,7 +264,8 @@ class Conductor:
                 rollout.course.take(replica, payload)
             else:
                 rollout.shadow.take(replica, payload.get("totals", ()))
-        else:
+        elif payload.get("rollout") is None:
+            self.totals.take(replica, payload.get("totals", ()))
             self.latencies.extend(max(0.0, seconds) for arm, seconds in payload.get("latencies", ()) if arm == 0)
         return sequence + 1
 
@@ -355,6 +360,7 @@ class Conductor:
             "sequences": self.sequences,
             "lost_reports": self.lost_reports,
             "latencies": list(self.latencies),
+            "totals": self.totals.to_dict(),
             "document": [self._version, self._shown],
         }
         return json.dumps(data, separators=(",", ":")).encode()
@@ -369,6 +375,7 @@ class Conductor:
         made.rollout = None if raw["rollout"] is None else Rollout.from_dict(raw["rollout"])
         made.tasks = {name: Task(**row) for name, row in raw["tasks"].items()}
         made.latencies.extend(raw["latencies"])
+        made.totals = Totals.from_dict(raw["totals"])
         made._version, made._shown = raw["document"]
         for name in ("alias", "last", "attempts", "rolled_back", "sequences", "lost_reports"):
             setattr(made, name, raw[name])

@@ -26,6 +26,8 @@ HEALTH_SECONDS = 60.0
 """Window of the absolute service level."""
 REFREEZE_SECONDS = 60.0
 """How often latency thresholds move with the traffic, besides at every step."""
+NEVER = 1e9
+"""Seconds that no request takes."""
 MIN_LATENCIES = 100
 """Champion latencies without which no threshold is frozen, and warm-up goes on."""
 
@@ -104,10 +106,11 @@ class Course:
 
     @property
     def latency_rules(self) -> tuple[LatencyRule, ...]:
+        """Always both of every latency metric; without a threshold, in the warm-up, none is ever exceeded."""
         found = []
         for metric in self.evidence.config.metrics:
-            if isinstance(metric, LatencyMetric) and metric.name in self.frozen:
-                rollback, promotion = self.frozen[metric.name]
+            if isinstance(metric, LatencyMetric):
+                rollback, promotion = self.frozen.get(metric.name, (NEVER, NEVER))
                 found.append(LatencyRule(metric.name, rollback, metric.tolerance))
                 found.append(LatencyRule(metric.margin_name, promotion, metric.margin))
         return tuple(found)
@@ -145,7 +148,8 @@ class Course:
         if outcomes := self.join.due(now):
             self.joined += 1
             self.evidence.apply(Report("label-join", self.joined, outcomes=outcomes))
-        self.finding = self.evidence.tick(max(now, self.evidence.now))
+        finding = self.evidence.tick(max(now, self.evidence.now))
+        self.finding = replace(finding, requests=self.totals.pooled[0])
         state = self.state
         if state.step < 0 and not self.ready:
             state = state.pause()  # nothing to judge latencies by yet: the warm-up goes on

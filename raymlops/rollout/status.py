@@ -11,6 +11,7 @@ from raymlops.rollout.totals import Counts, quantile
 from raymlops.rollout.trial import Rollout
 
 if TYPE_CHECKING:
+    from raymlops.rollout.conductor import Conductor
     from raymlops.rollout.controller import _Parts
 
 
@@ -22,6 +23,7 @@ def status_of(parts: _Parts, now: float, trouble: str) -> dict[str, Any]:
     state = "degraded" if error is not None and steering.phase == "active" else steering.phase
     replicas = parts.presence.live(now)
     order = None if document is None else document.order
+    rollout = None if conductor.rollout is None else rollout_status(conductor.rollout, parts, now)
     found = {
         "endpoint": conductor.endpoint,
         "controller": {
@@ -41,11 +43,20 @@ def status_of(parts: _Parts, now: float, trouble: str) -> dict[str, Any]:
             {"id": r.id, "build": r.build, "follows": r.known == order, "loaded": sorted(r.loaded), "failed": r.failed}
             for r in replicas
         ],
-        "rollout": None if conductor.rollout is None else rollout_status(conductor.rollout, parts, now),
+        "traffic": _traffic(conductor, rollout),
+        "rollout": rollout,
         "last": conductor.last,
         "cooldown_left_s": _cooldown_left(conductor.last, parts.settings.rollout.cooldown_seconds, now),
     }
     return dict(finite(found))
+
+
+def _traffic(conductor: Conductor, rollout: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Counts by variant: of the rollout while its candidates have traffic, else of the champion since the last one."""
+    if rollout is not None and conductor.rollout is not None and conductor.rollout.phase not in ("starting", "ending"):
+        return [{"variant": row["arm"], **row} for row in rollout["arms"]]
+    version = None if conductor.champion is None else conductor.champion.version
+    return [{"variant": "champion", "version": version, "share": 1.0, **_counts(conductor.totals.of_arm(0))}]
 
 
 def _alias(recorded: str | None, owed: str | None, seen: str | None) -> dict[str, Any]:

@@ -57,12 +57,13 @@ class Totals:
         self._last: dict[str, list[Mapping[str, Any]]] = {}
 
     def take(self, replica: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replaces what the replica said before. It may leave out epochs that do not change any more."""
+        """Replaces what the replica said before. It may leave out epochs that do not change any more, and start again
+        at zero."""
         before = {(row["epoch"], row["arm"]): row for row in self._last.pop(replica, [])}
         for row in rows:
             at = (int(row["epoch"]), int(row["arm"]))
             sums = self._sums.setdefault(at, Counts())
-            if at in before:
+            if at in before and row["requests"] >= before[at]["requests"]:
                 sums.add(before[at], -1)
             sums.add(row)
             before[at] = row
