@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ class Endpoint:
 
         serve.delete(candidate_app(self.args.name, self.stage(version)))
 
-    def write(self, champion: str | None = None, arms: list[list[Any]] = [], **fields: Any) -> list[int]:
+    def write(self, champion: str | None = None, arms: Sequence[list[Any]] = (), **fields: Any) -> list[int]:
         """The next document; arms are [version, isolated]. Returns its order."""
         import ray
 
