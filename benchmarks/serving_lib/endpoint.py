@@ -27,7 +27,7 @@ POLICY = (
     "rollout.bake_seconds=0",
     "rollout.approve_promotion=true",
     # The candidate is as good as the champion. Wide bounds keep chance from ending a rollout that is being measured.
-    "rollout.comparisons={errors: {kind: rate}, latency: {kind: latency, tolerance: 5, margin: 10}}",
+    "rollout.comparisons={errors: {kind: rate}, latency: {kind: latency, tolerance: 1000, margin: 2000}}",
 )
 """A rollout stays where it was put; everything is still counted, compared and decided upon."""
 
@@ -54,6 +54,15 @@ class Endpoint:
         """A rollout of the second version, whatever became of it before."""
         self.rollout("start", NAME, "--version", self.models.candidate, "--mode", mode, "--force")
 
+    def abort(self) -> None:
+        """End the rollout, and wait until nothing of it is left."""
+        self.rollout("abort", NAME)
+        end = time.monotonic() + 60.0
+        while self.status()["rollout"] is not None:
+            if time.monotonic() > end:
+                raise RuntimeError("the rollout did not end within 60 s of its abort")
+            time.sleep(0.2)
+
     def wait_share(self, low: float, high: float, seconds: float = 60.0) -> None:
         """Until the share of answers by a candidate lies between `low` and `high`. Raises RuntimeError."""
         end, share = time.monotonic() + seconds, -1.0
@@ -64,6 +73,16 @@ class Endpoint:
                 return
             time.sleep(0.2)
         raise RuntimeError(f"{share:.1%} of answers come from a candidate after {seconds:g} s, expected {low}–{high}")
+
+    def wait_mirrored(self, seconds: float = 60.0) -> None:
+        """Until a candidate in shadow has got copies of requests. Raises RuntimeError."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            check(self.port, self.protocol, self.models.rows, self.models.expected)
+            rollout = self.status()["rollout"]
+            if rollout is not None and any(arm.get("requests") for arm in rollout["arms"][1:]):
+                return
+        raise RuntimeError(f"no copies of requests reached the candidate within {seconds:g} s")
 
 
 @contextmanager
@@ -83,4 +102,7 @@ def serving(models: Models, settings: Sequence[str] = ()) -> Iterator[Endpoint]:
                 )
             except RuntimeError as error:
                 raise RuntimeError(f"{error}\n{server.tail()}") from error
-            yield Endpoint(server, port, models, protocol)
+            endpoint = Endpoint(server, port, models, protocol)
+            if endpoint.status()["rollout"] is not None:  # left by one that ended in the middle of it
+                endpoint.abort()
+            yield endpoint

@@ -46,6 +46,7 @@ def measure_ours(label: str, recorder: Recorder) -> None:
             measure(label, ABOUT_TENTH)
             if label == TENTH:
                 _more(endpoint, measure)
+            endpoint.abort()
     except FAILURES as error:
         recorder.missing.update({name: " ".join(str(error).split()) for name in wanted if name not in done})
 
@@ -54,8 +55,7 @@ def _more(endpoint: Endpoint, measure: Callable[..., None]) -> None:
     endpoint.rollout("resume", NAME)
     endpoint.wait_share(*ABOUT_HALF)
     measure(HALF, ABOUT_HALF)
-    endpoint.rollout("abort", NAME)
-    endpoint.wait_share(0.0, 0.0)
+    endpoint.abort()
     endpoint.start("shadow")
     endpoint.wait_mirrored()
     measure(SHADOW)

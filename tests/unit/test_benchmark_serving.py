@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.serving_lib import figures, protocols
+from benchmarks.serving_lib.delays import rollback_delays, step_delays
 from benchmarks.serving_lib.environments import constraints, requirements
 from benchmarks.serving_lib.generator import length, percentile, succeeded
 from benchmarks.serving_lib.load import Load, lua, raw
@@ -121,3 +122,30 @@ def test_what_a_peer_pins_itself_is_not_pinned_again() -> None:
     wanted = requirements(["peer[extra]==1.0", "pandas<3"], everything)
     assert wanted[:2] == ["peer[extra]==1.0", "pandas<3"]
     assert "numpy==2.4.6" in wanted and not any(w.startswith("pandas==") for w in wanted)
+
+
+def entry(kind: str, at: float, **payload: object) -> dict[str, object]:
+    return {"kind": kind, "at": at, "payload": payload}
+
+
+def test_a_rollback_lasts_until_the_candidates_last_answer_before_the_next_rollout() -> None:
+    ledger = [
+        *(entry("started", 0.0), entry("running", 1.0), entry("rollback", 5.0), entry("rolled_back", 5.1)),
+        *(entry("started", 8.0), entry("running", 9.0), entry("rollback", 12.0)),
+    ]
+    delays = rollback_delays(ledger, [4.9, 5.03, 5.2, 2.0, 9.5, 11.9])
+    assert delays == [pytest.approx(0.2), 0.0]
+
+
+def test_a_step_has_arrived_when_every_replica_routed_by_it() -> None:
+    ledger = [
+        entry("step", 10.0, shares=[0.1]),
+        entry("step", 11.0, shares=[0.1, 0.1]),
+        entry("step", 12.0, shares=[0.3]),
+    ]
+    rows = [
+        *((9.0, "a", 0.0), (10.01, "b", 0.1), (10.05, "b", 0.1), (10.03, "a", 0.1)),
+        *((11.002, "a", 0.2), (11.004, "b", 1.0 - 0.8), (12.5, "a", 0.3)),
+    ]
+    found = step_delays(ledger, rows, replicas=2)
+    assert found == [[pytest.approx(0.01), pytest.approx(0.03)], [pytest.approx(0.002), pytest.approx(0.004)]]
