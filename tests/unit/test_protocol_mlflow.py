@@ -149,7 +149,7 @@ class TestCsv:
         [
             (b"", 400, "found no rows"),
             (b"x,c,t\n", 400, "found no rows"),
-            (b"x,c,t\n1,a\n", 400, "row 0: found a list of 2 values, expected 3"),
+            (b"x,c,t\n1,a\n", 400, "row 0: found 2 values, expected 3"),
             (b"x,c,q\n1,a,b\n", 400, "column 'q': unknown"),
             (b"x,c\n1,a\n", 400, "column 't': missing"),
             (b"x,c,t,x\n1,a,,2\n", 400, "column 'x': found twice"),
@@ -172,6 +172,8 @@ class TestCsv:
         by = rules(limits=Limits(body_bytes=1_000_000))
         with pytest.raises(ProtocolError, match="field larger than field limit"):
             parsed(b"carrier\n" + b"a" * 200_000, by, "text/csv")
+        with pytest.raises(ProtocolError, match="line 2: found 300000 characters, expected at most 262144"):
+            parsed(b"carrier\n" + b"," * 300_000, by, "text/csv")
         with pytest.raises(ProtocolError, match="which CSV cannot hold"):
             parsed(b'pixels\n"[1, 2]"\n', by, "text/csv")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from raymlops.serving.protocol.columns import EXPECTED, refused
@@ -15,6 +16,7 @@ from raymlops.serving.protocol.schema import NUMBER, TENSOR, Column, Rules
 MISSING = {"", "NA", "N/A", "n/a", "<NA>", "NULL", "null", "None", "NaN", "nan", "-NaN", "-nan"}
 MISSING |= {"#N/A", "#N/A N/A", "#NA", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"}
 """Cells that pandas reads as missing."""
+LINE_CHARS = 1 << 18
 BOOLEANS = {"True": 1.0, "TRUE": 1.0, "true": 1.0, "False": 0.0, "FALSE": 0.0, "false": 0.0}
 
 
@@ -27,26 +29,34 @@ def columns_of_csv(body: bytes, rules: Rules) -> tuple[dict[str, Any], int]:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ProtocolError(400, f"body: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = csv.reader(_bounded(io.StringIO(text, newline="")), strict=True)
     records: list[list[Any]] = []
     try:
         names = next(lines, [])
-        for line in lines:
-            if line:  # pandas skips blank lines as well
-                records.append(list(line))
-            if len(records) > rules.limits.rows:
-                check_rows(len(records), rules, "body")
+        for name in names:
+            if name not in rules.columns:
+                raise unknown(name, rules)
+        for cells in lines:
+            if not cells:  # pandas skips blank lines as well
+                continue
+            row = len(records)
+            check_rows(row + 1, rules, "body")
+            if len(cells) != len(names):
+                message = f"body, row {row}: found {len(cells)} values, expected {len(names)}"
+                raise ProtocolError(400, message, "body")
+            records.append([_cell(rules.columns[name], row, cell) for name, cell in zip(names, cells, strict=True)])
     except csv.Error as error:
         raise ProtocolError(400, f"body: not CSV (line {lines.line_num}: {error})") from None
-    for name in names:
-        if name not in rules.columns:
-            raise unknown(name, rules)
-    for position, name in enumerate(names):
-        column = rules.columns[name]
-        for row, cells in enumerate(records):
-            if position < len(cells):
-                cells[position] = _cell(column, row, cells[position])
     return columns_of_table(names, records, rules, "body"), len(records)
+
+
+def _bounded(lines: Iterable[str]) -> Iterator[str]:
+    """The reader makes a list of all cells of a line before anything can count them."""
+    for number, line in enumerate(lines, 1):
+        if len(line) > LINE_CHARS:
+            found = f"found {len(line)} characters, expected at most {LINE_CHARS}"
+            raise ProtocolError(413, f"body, line {number}: {found}", "body")
+        yield line
 
 
 def _cell(column: Column, row: int, cell: str) -> Any:

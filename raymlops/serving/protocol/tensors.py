@@ -51,7 +51,8 @@ def split_body(body: bytes, length: str) -> tuple[bytes, Tail]:
 
 def row_count(column: Column, shape: Any) -> int:
     """Rows of a shape [n], [n, 1] or, for tensors, [n, …]. Raises ProtocolError 400 for any other."""
-    if type(shape) is list and shape and all(type(size) is int and size >= 0 for size in shape):
+    fits = type(shape) is list and 1 <= len(shape) <= len(column.shape) + 2
+    if fits and all(type(size) is int and size >= 0 for size in shape):
         inner = tuple(shape[1:])
         if inner == column.shape or (inner == (1,) and not column.shape):
             return int(shape[0])
