@@ -18,6 +18,7 @@ import numpy as np
 from raymlops.errors import DataError, RaymlopsError
 from raymlops.serving.batching import Answer, Columns, GarbageError, Scored, require_sound
 
+Event = Literal["errors", "timeouts"]
 Call = Callable[[list[tuple[Columns, int]]], Awaitable[Sequence[tuple[str, Any, float]]]]
 """Asks the candidate; see `Candidate.predict`."""
 
@@ -25,9 +26,9 @@ Call = Callable[[list[tuple[Columns, int]]], Awaitable[Sequence[tuple[str, Any, 
 class Missed(RaymlopsError):
     """The candidate has no answer. `event` is what the evidence counts it as: `errors` or `timeouts`."""
 
-    def __init__(self, event: Literal["errors", "timeouts"], message: str) -> None:
+    def __init__(self, event: Event, message: str) -> None:
         super().__init__(message)
-        self.event = event
+        self.event: Event = event
 
 
 class Breaker:
@@ -90,6 +91,8 @@ class Dispatcher:
         self._breaker, self._clock = breaker, clock
         self._waiting: list[_Waiting] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._last_failure: Event = "timeouts"
+        """What requests are counted as while the breaker is open: the blame is that of the calls that opened it."""
         self.in_flight = 0
 
     def ask(self, columns: Columns, rows: int) -> asyncio.Future[Scored]:
@@ -98,7 +101,7 @@ class Dispatcher:
         if self.in_flight and self.in_flight + rows > self._max_in_flight:
             raise Missed("errors", f"{self.in_flight} rows are under way to the candidate")
         if not self._breaker.allows(self._clock()):
-            raise Missed("timeouts", "the candidate failed or was late several times in a row")
+            raise Missed(self._last_failure, "the candidate failed or was late several times in a row")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Scored] = loop.create_future()
         if not self._waiting:
@@ -125,7 +128,10 @@ class Dispatcher:
             self.in_flight -= sum(part.rows for part in sent.parts)
         found = [_result(outcome, part.rows) for part, outcome in zip(sent.parts, outcomes, strict=True)]
         if not sent.late:
-            self._breaker.record(not all(isinstance(one, Missed) for one in found), self._clock())
+            missed = [one for one in found if isinstance(one, Missed)]
+            if len(missed) == len(found):
+                self._last_failure = missed[0].event
+            self._breaker.record(len(missed) < len(found), self._clock())
         for part, one in zip(sent.parts, found, strict=True):
             if part.future.done():
                 continue
@@ -135,7 +141,7 @@ class Dispatcher:
                 part.future.set_exception(one)
 
     def _expire(self, sent: _Sent) -> None:
-        sent.late = True
+        sent.late, self._last_failure = True, "timeouts"
         self._breaker.record(False, self._clock())
         for part in sent.parts:
             if not part.future.done():

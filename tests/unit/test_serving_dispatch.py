@@ -135,11 +135,11 @@ def test_the_breaker_opens_and_lets_one_try_after_a_while() -> None:
 
     async def run() -> None:
         sent = dispatcher(candidate, breaker=Breaker(failures=2, seconds=10.0), clock=lambda: now[0])
-        assert [await outcome(sent, 1.0) for _ in range(3)] == ["errors", "errors", "timeouts"]
+        assert [await outcome(sent, 1.0) for _ in range(3)] == ["errors", "errors", "errors"]
         assert len(candidate.calls) == 2
         now[0] = 10.5
         candidate.does = candidate.double
-        assert await asyncio.gather(outcome(sent, 1.0), outcome(sent, 1.0)) == [[2.0], "timeouts"]
+        assert await asyncio.gather(outcome(sent, 1.0), outcome(sent, 1.0)) == [[2.0], "errors"]
         assert await outcome(sent, 3.0) == [6.0]
 
     asyncio.run(run())
@@ -162,3 +162,18 @@ def test_who_stops_waiting_does_not_disturb_the_others() -> None:
         assert (await kept).answer["prediction"].tolist() == [4.0]
 
     asyncio.run(run())
+
+
+def test_what_the_open_breaker_keeps_away_is_blamed_on_what_opened_it() -> None:
+    candidate, now = Candidate(), [0.0]
+
+    async def hang(parts: Parts) -> Any:
+        await asyncio.Event().wait()
+
+    candidate.does = hang
+
+    async def run() -> list[Any]:
+        sent = dispatcher(candidate, breaker=Breaker(failures=2, seconds=10.0), clock=lambda: now[0])
+        return [await outcome(sent, 1.0) for _ in range(4)]
+
+    assert asyncio.run(run()) == ["timeouts"] * 4
