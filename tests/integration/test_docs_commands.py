@@ -134,3 +134,25 @@ def test_an_interrupted_run_is_closed_and_says_so(project: Path, number: signal.
         assert json.loads(job.stdout.read())["exit_code"] == 1
     _, listed, _ = raymlops(project, "runs")
     assert {run["run_id"]: run["status"] for run in listed["runs"]}[run_id] == "KILLED"
+
+
+def test_the_endpoint_from_its_page(project: Path) -> None:
+    """About a minute: it starts an endpoint, trains a second version and gives it traffic."""
+    page = [ROOT / "docs/serving.md"]
+    start, end = (block for block in blocks("shell", page) if block.runs)
+    [code] = [block for block in blocks("python", page) if block.runs]
+    assert "my-model: version 1 answers at http://127.0.0.1:8000" in shell(start, project)
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", code.text], cwd=project, env=environment(), capture_output=True, text=True
+        )
+        assert asked.returncode == 0, asked.stderr
+        predicted, label = asked.stdout.splitlines()
+        assert predicted.endswith(" champion") and float(predicted.split()[0]) > 0
+        assert "1" in label
+        output = shell(end, project)
+    except BaseException:
+        raymlops(project, "serve", "my-model", "--stop")
+        raise
+    for words in ("has begun", "warm-up", "by order", "follow each other", "my-model: stopped"):
+        assert words in output
