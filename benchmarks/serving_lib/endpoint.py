@@ -50,6 +50,16 @@ class Endpoint:
         found: dict[str, Any] = json.loads(self.rollout("status", NAME, "--json"))
         return found
 
+    def settle(self, seconds: float = 60.0) -> None:
+        """Until the controller has read the registry and no rollout runs; ends what another endpoint left behind."""
+        end = time.monotonic() + seconds
+        while (found := self.status()).get("alias", {}).get("seen") is None:
+            if time.monotonic() > end:
+                raise RuntimeError(f"the controller has not read the registry after {seconds:g} s: {found}")
+            time.sleep(0.2)
+        if found["rollout"] is not None:
+            self.abort()
+
     def start(self, mode: str = "canary") -> None:
         """A rollout of the second version, whatever became of it before."""
         self.rollout("start", NAME, "--version", self.models.candidate, "--mode", mode, "--force")
@@ -103,6 +113,5 @@ def serving(models: Models, settings: Sequence[str] = ()) -> Iterator[Endpoint]:
             except RuntimeError as error:
                 raise RuntimeError(f"{error}\n{server.tail()}") from error
             endpoint = Endpoint(server, port, models, protocol)
-            if endpoint.status()["rollout"] is not None:  # left by one that ended in the middle of it
-                endpoint.abort()
+            endpoint.settle()
             yield endpoint
