@@ -167,24 +167,29 @@ def _console() -> Any:
 
 def _watch(client: RolloutClient, as_json: bool) -> None:
     """Shows the status every second until the rollout that runs is over. Waits for none to begin."""
+    from contextlib import ExitStack
+
     from rich.live import Live
 
     from raymlops.rollout.status_text import render
 
     console = _console()
     first = found = client.status()
-    with Live(render(found), console=console, auto_refresh=False, transient=False) as live:
+    with ExitStack() as stack:
+        live = None
+        if console.is_terminal and not as_json:
+            live = stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
         while True:
             if as_json:
                 typer.echo(json.dumps(found))
-            elif console.is_terminal:
+            elif live is not None:
                 live.update(render(found), refresh=True)
             if "rollout" in found and found["rollout"] is None:
                 break
             time.sleep(1.0)
             found = client.status()
-        if not as_json:
-            live.update(render(found), refresh=True)
+    if not as_json:
+        console.print(render(found))
     ran = first.get("rollout") is not None
     if ran and found["last"] is not None and found["last"]["verdict"] != "PROMOTE":
         raise typer.Exit(3)

@@ -13,6 +13,7 @@ from raymlops.rollout.evidence import (
     Finding,
     LatencyMetric,
     LatencyThresholds,
+    RateMetric,
     Report,
     RolloutEvidence,
     Verdict,
@@ -156,6 +157,21 @@ class Course:
         after, decision = decide(state, policy, self.finding, now=now, health=self._health(now))
         return replace(after, paused=self.state.paused), decision
 
+    def blame(self, candidate: int) -> list[str]:
+        """The metrics in which a candidate was found worse, the culprit first.
+
+        An error or a timeout is slow as well, because the champion had to answer after it. So where both show, at
+        half of the evidence that is needed, the rate is to blame and slowness its symptom.
+        """
+        assert self.finding is not None
+        evidence, config = self.finding.candidates[candidate - 1], self.evidence.config
+        found = {m.metric: m.log_e_rollback for m in evidence.metrics if not m.void}
+        kinds = {metric.name: type(metric) for metric in config.metrics}
+        worst = evidence.blame or max(found, key=lambda name: found[name])
+        likely = [n for n, log_e in found.items() if n == worst or log_e >= 0.5 * config.rollback_log_threshold]
+        symptom = kinds[worst] is LatencyMetric
+        return sorted(likely, key=lambda n: (symptom and kinds[n] is not RateMetric, n != worst, -found[n]))
+
     def watch(self, policy: RolloutPolicy, candidate: int, now: float) -> tuple[str, str] | None:
         """Cause and reason to take a candidate back that is being promoted; steps and deadline are over for it."""
         before, self.state = self.state, replace(self.state, paused=True, started_at=now)
@@ -165,7 +181,7 @@ class Course:
             self.state = before
         assert self.finding is not None
         if self.finding.candidates[candidate - 1].verdict is Verdict.ROLLBACK:
-            return "evidence", self.finding.reason
+            return "evidence", f"worse in {', '.join(self.blame(candidate))}"
         return ("health", decision.reason) if decision.verdict is Verdict.ROLLBACK else None
 
     def _health(self, now: float) -> Health:

@@ -161,7 +161,8 @@ def _running(conductor: Conductor, rollout: Rollout, now: float, view: View) -> 
         return None
     if decision.verdict is Verdict.PROMOTE:
         return promotion(conductor, rollout, view, by="evidence")
-    dropped = {n: f"evidence: candidate {n} is worse" for n in decision.dropped if n not in rollout.dropped}
+    found = [n for n in decision.dropped if n not in rollout.dropped]
+    dropped = {n: f"evidence: candidate {n} is worse in {', '.join(course.blame(n))}" for n in found}
     if state.step != course.state.step or dropped or decision.fresh_salt:
         return _step(rollout, course, state, dropped, fresh_salt=decision.fresh_salt)
     if decision.waits_for_approval and rollout.waiting != decision.reason:
@@ -174,8 +175,11 @@ def _ended(rollout: Rollout, course: Course, decision: Decision, now: float) -> 
         return rollback(rollout, "deadline", decision.reason, now, verdict=Verdict.EXPIRED)
     if decision.verdict is Verdict.ROLLBACK:
         assert course.finding is not None
-        cause = "evidence" if decision.reason == course.finding.reason else "health"
-        return rollback(rollout, cause, decision.reason, now)
+        if decision.reason != course.finding.reason:
+            return rollback(rollout, "health", decision.reason, now)
+        blamed = [(c.candidate, course.blame(c.candidate)) for c in course.finding.candidates]
+        reason = "; ".join(f"candidate {number} is worse in {', '.join(metrics)}" for number, metrics in blamed)
+        return rollback(rollout, "evidence", reason, now)
     return None
 
 
@@ -313,7 +317,9 @@ def rollback(
 def _end(rollout: Rollout, verdict: Verdict, cause: str, reason: str) -> dict[str, Any]:
     course = rollout.course
     finding = None if course is None else course.finding
-    blame = [c.blame for c in finding.candidates if c.blame is not None] if finding is not None else []
+    blame: list[str] = []
+    if course is not None and finding is not None:
+        blame = [course.blame(c.candidate)[0] for c in finding.candidates if c.blame is not None]
     return {
         "verdict": str(verdict),
         "cause": cause,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -89,9 +90,10 @@ class Outside:
     # -- in threads ----------------------------------------------------------------------------------------------
 
     async def _move_alias(self, version: str, now: float) -> None:
+        began = time.monotonic()
         found = await asyncio.to_thread(promotion.move_alias, self._registry, self._model, version)
         self.alias = version
-        await self._alias_moved(version, found, now)
+        await self._alias_moved(version, found, now + time.monotonic() - began)  # MLflow may have taken minutes
 
     async def _look(self) -> None:
         self.alias = await asyncio.to_thread(promotion.seen_alias, self._registry, self._model)
