@@ -26,6 +26,8 @@ TICK_SECONDS, PASSIVE_SECONDS = 0.1, 2.0
 MAX_POLL_SECONDS = 5.0
 MAX_BACKOFF = 5.0
 MAX_CONCURRENCY = 1000
+MLFLOW_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""MLflow's client would try for minutes, in ever longer intervals; the controller tries again itself, see `Outside`."""
 
 
 class Controller:
@@ -198,6 +200,8 @@ class _Parts:
         from raymlops.serving.args import EndpointArgs
         from raymlops.store import Store
 
+        for name, value in MLFLOW_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         try:
             self.settings = settings = EndpointSettings.from_json(config_json)
         except (ValueError, KeyError, TypeError) as error:
