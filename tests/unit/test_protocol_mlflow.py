@@ -275,3 +275,19 @@ def test_what_comes_out_is_what_the_features_take(package: ModelPackage) -> None
     np.testing.assert_array_equal(rows.times("leaves"), Rows.of(frame).times("leaves"))
     np.testing.assert_array_equal(rows.tensors("pixels", (2, 2)), Rows.of(frame).tensors("pixels", (2, 2)))
     assert rows.texts("carrier").tolist() == Rows.of(frame).texts("carrier").tolist()
+
+
+def test_a_schema_knows_how_derived_features_read_their_inputs(home: Path) -> None:
+    from registry_cases import user_files, with_user_code
+
+    package = make_package(home / "derived", with_user_code(config_of("binary")), user_files(home / "code"))
+    found = ModelSchema.of(package, "trip.time", ["2"])
+    assert {name: column.kind for name, column in found.columns.items()} == {
+        "alpha": "number",
+        "carrier": "text",
+        "leaves": "time",
+        "pixels": "tensor",
+        "zeta": "number",
+    }
+    assert found.columns["pixels"].shape == (2, 2) and found.required == found.columns.keys()
+    assert dict(found.outputs) == {"prediction": "BYTES", "probability_no": "FP64", "probability_yes": "FP64"}

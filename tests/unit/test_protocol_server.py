@@ -307,3 +307,9 @@ def test_a_valid_request_of_each_protocol_is_answered() -> None:
     assert post(server, "/invocations", {"dataframe_records": ROWS})[0] == 200
     labels = {"labels": [{"prediction_id": "p", "label": "yes"}]}
     assert post(server, "/v2/models/trip/feedback", labels) == (200, {"accepted": 1})
+
+
+def test_paths_that_are_no_unicode_are_refused_like_others() -> None:
+    for path in ("/v2/models/\ud800", "/\ud800"):
+        status, reply, _ = Server(rules()).respond("GET", path, {}, b"")
+        assert status == 404 and json.loads(reply)["error"]

@@ -81,6 +81,6 @@ def write_bytes_elements(texts: Iterable[str]) -> bytes:
     """The inverse of `read_bytes_elements`."""
     parts: list[bytes] = []
     for text in texts:
-        data = text.encode("utf-8", "replace")
+        data = text.encode()
         parts += (_LENGTH.pack(len(data)), data)
     return b"".join(parts)

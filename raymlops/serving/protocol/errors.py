@@ -60,19 +60,7 @@ def encode_json(value: Any) -> Encoded:
 
 
 def encoded_json(value: Any) -> bytes:
-    """Like orjson, and text that is no Unicode (lone surrogates, of odd paths) becomes question marks."""
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    except TypeError:
-        return orjson.dumps(_clean(value), option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {_clean(name): _clean(item) for name, item in value.items()}
-    return [_clean(item) for item in value] if isinstance(value, list | tuple) else value
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def shown(value: Any) -> str:
