@@ -61,7 +61,7 @@ def take_back(port: int, path: str, bodies: list[str], version: str, count: int)
     with Observer(port, path, [body.encode() for body in bodies], RATE) as observer:
         for number in range(count):
             client.start([version], force=True)
-            _until(lambda: observer.recent(0.25) >= RATE * 0.25 / 4, f"rollout {number} to get half of the traffic")
+            _until(lambda: observer.share() > 0.3, f"rollout {number} to get half of the traffic")
             client.abort()
             _until(lambda: client.status()["rollout"] is None, f"rollout {number} to end")
             time.sleep(0.3)  # an answer that is later than this would be counted still: the next start takes longer

@@ -26,6 +26,8 @@ WARM = 3
 """Promotions after which memory is expected to stay; what is loaded late is loaded by then."""
 GROWTH_MIB = 30.0
 SEED = 4
+POINTS = ("started", "running", "step", "promotion", "promoting", "promoted", "alias", "finished")
+"""Entries of the ledger after which the controller is killed, a random time later."""
 SETTINGS = (
     "serving.replicas=2",
     "serving.cpus=0.25",
@@ -38,9 +40,9 @@ SETTINGS = (
 WHAT = """\
 An endpoint with two replicas and isolated candidates under {rate:.0f} requests a second from 8 connections, on the same
 cores. Two good versions replace each other by rollouts that promote themselves; after each promotion the resident
-memory of both replicas is read. Then rollouts go on while their controller is killed (SIGKILL) at random times; each
-has to end as an undisturbed one does, with one promotion. At last rollouts are promoted and aborted in turn until there
-were enough requests."""
+memory of both replicas is read. Then rollouts go on while their controller is killed (SIGKILL) at random points of
+their course; each has to end as an undisturbed one does, with one promotion. At last rollouts are promoted and aborted
+in turn until there were enough requests."""
 
 
 def measure(quick: bool, options: argparse.Namespace) -> Report:
@@ -114,15 +116,16 @@ class _Course:
         return {"seconds": time.monotonic() - began, "memory": self._memory(), **self.rollouts[-1]}
 
     def killed(self, count: int, observer: Observer) -> list[str]:
-        """Rollouts until the controller was killed so often; returns the last entry of the ledger before each."""
+        """Rollouts until the controller was killed so often, each time after an entry of the ledger and a random number
+        of answers; returns those entries."""
         chance, points = random.Random(SEED), list[str]()
         while len(points) < count:
             after = self._begin()
-            while len(points) < count and not self._ended(after):
-                wanted = observer.answers + chance.randint(1, int(RATE))
-                _until(lambda n=wanted, a=after: observer.answers >= n or self._ended(a), "answers")
-                last = self._ledger.entries(after)[-1] if self._ledger.numbers()[-1] > after else None
-                points.append(last.kind if last is not None else "nothing")
+            for kind in [kind for kind in POINTS if chance.random() < 0.6][: count - len(points)]:
+                _until(lambda k=kind, a=after: k in self._kinds(a), f"{kind} after {self._kinds(after)}", 180.0)
+                wanted = observer.answers + chance.randint(1, int(RATE / 2))
+                _until(lambda n=wanted: observer.answers >= n, "answers")
+                points.append(kind)
                 self._kill()
             self._end(after, "kills")
         return points
@@ -215,7 +218,11 @@ def report(raw: dict[str, Any], quick: bool = False) -> Report:
     grown = max(promoted[-1]["memory"].get(pid, 0.0) - size for pid, size in warm.items())
     tables = [
         Table("Resident memory of the replicas", columns, rows),
-        Table("The controller was killed after", ("last entry of the ledger", "times"), sorted(points.items())),
+        Table(
+            "The controller was killed up to half a second after",
+            ("entry of the ledger", "times"),
+            [[kind, points[kind]] for kind in POINTS if points[kind]],
+        ),
         Table("Rollouts", ("part", "count", "ended as they should"), counted),
     ]
     targets = [

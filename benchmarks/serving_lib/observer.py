@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
@@ -22,6 +23,7 @@ class Observer:
         """When an answer by a candidate was complete, seconds since 1970; in no particular order."""
         self.answers = 0
         self.failed: list[str] = []
+        self._last: deque[bool] = deque(maxlen=40)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._send, args=(n,), daemon=True) for n in range(THREADS)]
 
@@ -35,10 +37,9 @@ class Observer:
         for thread in self._threads:
             thread.join()
 
-    def recent(self, seconds: float) -> int:
-        """Answers by a candidate in the last `seconds`, of the last thousand."""
-        since = time.time() - seconds
-        return sum(at >= since for at in self.candidates[-1000:])
+    def share(self) -> float:
+        """Share of the last answers that a candidate gave."""
+        return sum(self._last) / len(self._last) if self._last else 0.0
 
     def _send(self, number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30.0)
@@ -58,6 +59,11 @@ class Observer:
             self.answers += 1
             if response.status != 200:
                 self.failed.append(f"status {response.status}")
-            elif (response.getheader(VARIANT) or "").startswith("candidate"):
-                self.candidates.append(time.time())
+            else:
+                self._note((response.getheader(VARIANT) or "").startswith("candidate"))
         connection.close()
+
+    def _note(self, candidate: bool) -> None:
+        self._last.append(candidate)
+        if candidate:
+            self.candidates.append(time.time())
