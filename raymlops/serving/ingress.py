@@ -136,6 +136,11 @@ class Ingress:
                 raise ProtocolError(404, f"{VARIANT_HEADER}: {error}", VARIANT_HEADER) from None
         if route.version is None:
             return None
+        champion = routing.document.champion.version
+        if route.version != champion and not self._config.force_variant:
+            raise ProtocolError(
+                403, f"version {route.version}: choosing a candidate is not allowed here; version {champion} answers"
+            )
         return next((n for n, arm in enumerate(routing.arms) if arm.model.version == route.version), None)
 
     async def _feedback(self, headers: dict[str, str], body: bytes) -> Response:
