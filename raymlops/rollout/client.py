@@ -6,12 +6,14 @@ import getpass
 import logging
 import os
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from raymlops.errors import RaymlopsError
 
 CONNECT_SECONDS = 5.0
+RESTART_SECONDS = 20.0
 ANSWER_SECONDS = 120.0
 """For orders, which may have to fetch a model from the registry first."""
 
@@ -41,7 +43,7 @@ class RolloutClient:
         return dict(self._ask("start", spec))
 
     def status(self) -> dict[str, Any]:
-        return dict(self._ask("status"))
+        return dict(self._ask("status", again=True))
 
     def pause(self) -> dict[str, Any]:
         """Nothing is compared and no step is taken until `resume`; traffic stays as it is."""
@@ -61,21 +63,31 @@ class RolloutClient:
 
     def history(self) -> list[dict[str, Any]]:
         """The entries of the ledger, checked."""
-        return list(self._ask("history"))
+        return list(self._ask("history", again=True))
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
+    def _ask(self, method: str, *arguments: Any, again: bool = False) -> Any:
+        """`again`: a controller that restarts in this moment is asked once more. Not for orders, of which nobody knows
+        then whether they were carried out."""
         import ray
         from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-        try:
-            return ray.get(getattr(self._controller, method).remote(*arguments), timeout=ANSWER_SECONDS)
-        except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, RaymlopsError):
-                raise cause from None
-            raise RaymlopsError(f"the controller of {self.endpoint!r} failed: {cause}") from error
-        except (RayActorError, GetTimeoutError) as error:
-            raise RaymlopsError(f"the controller of {self.endpoint!r} does not answer: {error}") from error
+        deadline = time.monotonic() + (RESTART_SECONDS if again else 0.0)
+        while True:
+            try:
+                return ray.get(getattr(self._controller, method).remote(*arguments), timeout=ANSWER_SECONDS)
+            except RayTaskError as error:
+                cause = error.cause
+                if isinstance(cause, RaymlopsError):
+                    raise cause from None
+                raise RaymlopsError(f"the controller of {self.endpoint!r} failed: {cause}") from error
+            except (RayActorError, GetTimeoutError) as error:
+                if time.monotonic() >= deadline:
+                    why = str(error).splitlines()[0]
+                    raise RaymlopsError(
+                        f"the controller of {self.endpoint!r} does not answer ({why}); it restarts by itself, and "
+                        "`raymlops rollout status` shows whether an order reached it"
+                    ) from error
+                time.sleep(0.2)
 
 
 def _whoami() -> str:

@@ -96,9 +96,9 @@ class Steering:
             self.phase, self.error, self._dirty = "active", None, True
             if (intent := orders.settle(self.conductor, self.settings)) is not None:
                 await self._carry_out(intent, now)
-            await self._io(self.ledger.forget_terms, self.conductor.term - 2)
             await self._save(now)
             await self._publish()
+            await self._io(self.ledger.forget_terms, self.conductor.term - 2)  # only now that there is a newer state
 
     def _last_entry(self) -> Entry | None:
         numbers = self.ledger.numbers()
