@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raymlops.rollout.decisions import Replica
+from raymlops.rollout.views import Replica
 
 GRACE_SECONDS = 2.0
 """A replica lives while a call of it is open, and for so long after the last one ended."""
@@ -26,9 +26,12 @@ class Presence:
         self._known: dict[str, _Known] = {}
         self._builds: set[str] = set()
         self._builds_since = 0.0
+        self._listening_since: float | None = None
 
     def asked(self, facts: Mapping[str, Any], known: list[int] | None, loaded: list[str], now: float) -> str:
         """A call began; returns the replica's id for `answered`. The latest call's facts count."""
+        if self._listening_since is None:
+            self._listening_since = now
         replica = Replica(
             id=str(facts["id"]),
             build=str(facts.get("build", "")),
@@ -55,6 +58,10 @@ class Presence:
         if builds != self._builds:
             self._builds, self._builds_since = builds, now
         return [known.replica for known in self._known.values()]
+
+    def complete(self, now: float) -> bool:
+        """Whether every replica that lives has had time to be heard of: not at once after the controller's start."""
+        return self._listening_since is not None and now >= self._listening_since + GRACE_SECONDS
 
     def settled_s(self, now: float) -> float:
         """Seconds since the set of builds last changed, as of the last call of `live`."""
