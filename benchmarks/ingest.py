@@ -81,8 +81,8 @@ def _report(rows: int, speeds: list[tuple[str, int, dict[str, float]]], memory: 
                 f"Source: parquet, {built['source_bytes'] / 2**20:,.0f} MiB in 12 files; encoded parts "
                 f"{built['encoded_bytes'] / 2**20:,.0f} MiB.",
                 "Private memory: resident pages that belong to one process alone, summed over the driver, Ray's own "
-                "processes and its workers, sampled ten times a second. The object store is shared and counted apart, "
-                "with some 20 MiB of libraries.",
+                "processes and its workers, sampled ten times a second. The object store column is what the raylet "
+                "itself touched, with some 20 MiB of libraries: encoded parts that workers put there come on top.",
             ],
         )
     )

@@ -1,4 +1,4 @@
-"""The emitted file is what Serve deploys, also over an endpoint that runs. Last, as it replaces the endpoint's replicas."""
+"""The emitted file is what Serve deploys, over a running endpoint too. Last: it replaces the endpoint's replicas."""
 
 from __future__ import annotations
 
