@@ -144,7 +144,9 @@ class MicroBatcher:
         return Scored(answer, seconds)
 
     def _learn(self, seconds: float, rows: int) -> None:
-        """Expected time = fixed part + rows × slope, both smoothed."""
+        """Expected time = fixed part + rows × slope, both smoothed. One batch that was interrupted on a busy machine
+        says little: no single one can raise the expectation far."""
+        seconds = min(seconds, 4.0 * (self._per_batch + self._per_row * rows) + 0.001)
         if rows <= _FEW_ROWS:
             self._per_batch += _SMOOTHING * (seconds - self._per_batch)
         else:

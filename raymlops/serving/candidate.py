@@ -12,7 +12,8 @@ from typing import Any
 from raymlops.config.serving import ServingConfig
 from raymlops.errors import DataError, IntegrityError
 from raymlops.serving.batching import Columns, Scored
-from raymlops.serving.document import ModelRef
+from raymlops.serving.document import ModelRef, candidate_app
+from raymlops.serving.link import Listener, socket_directory
 from raymlops.store import Store
 
 Outcome = tuple[str, Any, float]
@@ -23,6 +24,7 @@ class Candidate:
     """One model. Loads it, checked, before it is ready."""
 
     def __init__(self, endpoint: str, model: dict[str, str], storage: str, serving: dict[str, Any]) -> None:
+        import ray
         import torch
 
         from raymlops.serving.hosting import Batching, Host
@@ -34,6 +36,12 @@ class Candidate:
         host = Host(Store(storage), endpoint, device, batching)
         self._hosted = host.load(ModelRef(**model))
         self._store = host.store
+        gcs = ray.get_runtime_context().gcs_address
+        self._listener = Listener(socket_directory(gcs, candidate_app(endpoint, self._hosted.ref)), self.predict)
+        self._opening = asyncio.get_running_loop().create_task(self._listener.open())
+
+    async def __del__(self) -> None:
+        self._listener.close()
 
     async def predict(self, parts: list[tuple[Columns, int]]) -> list[Outcome]:
         """The outcome of each part, in order. One part that fails does not fail the others."""

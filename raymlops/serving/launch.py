@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from raymlops.errors import RaymlopsError
 from raymlops.serving.args import EndpointArgs
 from raymlops.serving.environment import choose, prepare
 from raymlops.serving.exposure import Listener, listeners
-from raymlops.serving.local import LocalEndpoint, find, runtime_directory
+from raymlops.serving.local import LocalEndpoint, clear, find, runtime_directory
 
 DELETE_SECONDS = 30.0
 SPARE_CPUS = 1.0
@@ -57,6 +58,9 @@ def serving(config: Config, say: Callable[[str], None] = lambda _: None) -> Iter
     if other is not None and not joins:
         raise RaymlopsError(f"endpoint {config.name!r} runs already at {other.url} (process {other.pid})")
     with contextlib.ExitStack() as stack:
+        if not joins:
+            clear(config.name)
+            _require_free(config.serving.host, config.serving.port)
         if joins:
             prepare_environment()
             proxy, directory = "cluster", None
@@ -84,6 +88,17 @@ def serving(config: Config, say: Callable[[str], None] = lambda _: None) -> Iter
         found = listeners([os.getpid()]) if not joins else []
         url = f"http://{config.serving.host}:{config.serving.port}"
         yield Running(args, url, champion.version, proxy, local, found)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raises RaymlopsError when somebody listens there already: Serve would only say so deep in its logs."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise RaymlopsError(f"serving.port: cannot listen on {host}:{port}: {error.strerror}") from error
 
 
 def _connect(config: Config, address: str | None) -> str:

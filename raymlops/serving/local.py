@@ -75,6 +75,20 @@ def find(name: str, dead: bool = False) -> LocalEndpoint | None:
     return found if dead or found.alive else None
 
 
+def clear(name: str) -> None:
+    """Remove what an endpoint with this name left behind whose process was killed: its HAProxy would keep the port."""
+    dead = find(name, dead=True)
+    if dead is None or dead.alive:
+        return
+    for process in psutil.process_iter():
+        try:
+            if any(part.startswith(f"{dead.directory}/") for part in process.cmdline()) and process.ppid() == 1:
+                process.terminate()
+        except psutil.Error:
+            continue
+    dead.remove()
+
+
 def running() -> list[LocalEndpoint]:
     """All of them, by name."""
     names = sorted(path.stem for path in runtime_directory().glob("*.json"))

@@ -116,7 +116,10 @@ class Replica:
         for app in wanted - self._remotes.keys():
             self._remotes[app] = await connect(app, self.config.candidate)
         self.routing = self._make(router)
-        self._remotes = {app: remote for app, remote in self._remotes.items() if app in wanted}
+        for app in self._remotes.keys() - wanted:
+            # Requests that are under way to it still get their answers.
+            later, keeper = self.config.limits.timeout_s, self._remotes.pop(app).keeper
+            asyncio.get_running_loop().call_later(later, keeper.cancel)
 
     def _make(self, router: Router) -> Routing:
         self._reporter.add(self.accounts.follow(router.document, time.time()))

@@ -5,6 +5,7 @@ Immutable. A request takes the one in force when it is routed, and stays with it
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ class Remote:
     dispatcher: Dispatcher
     schema: ModelSchema | None
     """What it reads; None when it did not say."""
+    keeper: asyncio.Task[None]
+    """Keeps the connections up; to be cancelled when the candidate is not needed any more."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def test_a_model_that_turns_slow_moves_to_its_thread() -> None:
         batcher = MicroBatcher(model)
         await ask(batcher, [1.0])
         model.seconds = 0.03
-        for _ in range(3):
+        for _ in range(15):
             await ask(batcher, [1.0])
 
     asyncio.run(run())
