@@ -12,13 +12,13 @@ from raymlops.config.rollout import RolloutConfig
 from raymlops.config.serving import ServingConfig
 from raymlops.rollout import orders
 from raymlops.rollout.conductor import Conductor
-from raymlops.rollout.decisions import Replica, View
 from raymlops.rollout.evidence import Epoch, Reporter
 from raymlops.rollout.evidence.assignment import Assignment
 from raymlops.rollout.ledger import Entry, Ledger, verify
 from raymlops.rollout.settings import EndpointSettings, reporter_config
 from raymlops.rollout.steering import Steering
 from raymlops.rollout.totals import BOUNDS, bucket
+from raymlops.rollout.views import Replica, View
 from raymlops.serving.document import ModelRef, RoutingDocument
 from raymlops.store import Store
 
@@ -248,7 +248,7 @@ class FakeWorld:
             if r.alive
         ]
         apps = {a: ("failed", self.broken[a]) if a in self.broken else ("ready", "") for a in self.running}
-        return View(live, apps, {}, 10.0)
+        return View(live, apps, 10.0)
 
     @staticmethod
     def _wanted(replica: FakeReplica) -> set[str]:

@@ -17,16 +17,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from raymlops.rollout import projection
 from raymlops.rollout.course import Course
-from raymlops.rollout.decisions import Intent, View, decide
+from raymlops.rollout.decisions import decide
 from raymlops.rollout.evidence import EvidenceConfig
 from raymlops.rollout.joining import LabelJoin
 from raymlops.rollout.ledger import GENESIS, Entry
 from raymlops.rollout.policy import RolloutState
-from raymlops.rollout.settings import label_rules, quality_of, rates_of
+from raymlops.rollout.settings import label_rules
 from raymlops.rollout.totals import Totals
-from raymlops.rollout.trial import ORDER, UPDATE, Candidate, Rollout, Task
-from raymlops.serving.document import RESOLUTION, Arm, ModelRef, RoutingDocument, candidate_app
+from raymlops.rollout.trial import ORDER, Rollout, Task
+from raymlops.rollout.views import Intent, View
+from raymlops.serving.document import ModelRef, RoutingDocument
 
 CHAMPION_LATENCIES = 2000
 _MAX_REPLICAS = 256
@@ -99,6 +101,7 @@ class Conductor:
             rollout.attempt = payload["attempt"]
             rollout.course = self._course(rollout, rollout.evidence_config(), entry.at, list(self.latencies))
             rollout.course.open_block(tuple(payload["shares"]), payload["salt"], entry.at, counted=False)
+            rollout.course.state = rollout.course.state.pause(ORDER in rollout.paused)
 
     def _apply_step(self, entry: Entry, payload: dict[str, Any]) -> None:
         rollout, course = self._running, self._course_now
@@ -112,15 +115,19 @@ class Conductor:
         rollout.waiting = None
 
     def _apply_paused(self, entry: Entry, payload: dict[str, Any]) -> None:
-        rollout, course = self._running, self._course_now
+        rollout, course = self._running, self._running.course
         rollout.paused = tuple(sorted({*rollout.paused, payload["because"]}))
+        if course is None:
+            return  # before candidates run
         if payload["because"] == ORDER:
             course.state = course.state.pause()
         course.open_epoch(course.shares, entry.at, counted=False)
 
     def _apply_resumed(self, entry: Entry, payload: dict[str, Any]) -> None:
-        rollout, course = self._running, self._course_now
+        rollout, course = self._running, self._running.course
         rollout.paused = tuple(reason for reason in rollout.paused if reason != payload["because"])
+        if course is None:
+            return
         if payload["because"] == ORDER:
             course.state = course.state.pause(False)
         course.open_epoch(course.shares, entry.at, counted=self._counts(rollout, course))
@@ -276,57 +283,15 @@ class Conductor:
         champion."""
         if self.champion is None:
             return None
-        document = self._document()
+        document = projection.routing(self, self.champion)
         shown = document.to_json()
         if shown != self._shown:
             self._version, self._shown = self._version + 1, shown
         return replace(document, version=self._version)
 
-    def _document(self) -> RoutingDocument:
-        assert self.champion is not None
-        plain = RoutingDocument(self.endpoint, self.term, 0, self.champion)
-        rollout = self.rollout
-        if rollout is None:
-            return replace(plain, resident=() if self.warm is None else (self.warm,))
-        if rollout.phase == "starting":
-            return replace(plain, resident=rollout.co_resident)
-        if rollout.phase == "ending":
-            return plain
-        if rollout.phase == "baking" and rollout.course is None:
-            return replace(plain, resident=(rollout.control,))
-        plain = replace(plain, rollout=rollout.id, mode=rollout.mode, sample=rollout.config.shadow_sample)
-        resident = [*rollout.co_resident]
-        if rollout.phase == "staging" and rollout.promoted_model not in resident:
-            resident.append(rollout.promoted_model)
-        if rollout.phase == "baking":
-            arms: tuple[Arm, ...] = (Arm(rollout.control), Arm(self.champion))
-            plain = replace(plain, mode="canary")
-            resident = [rollout.control]
-        else:
-            arms = (Arm(self.champion), *(Arm(c.model, c.app) for c in rollout.candidates))
-        plain = replace(plain, arms=arms, resident=tuple(resident))
-        course = rollout.course
-        if course is None:
-            return plain
-        epoch = course.evidence.assignment.current
-        return replace(
-            plain,
-            epoch=epoch.number,
-            salt=epoch.salt,
-            shares=tuple(round(share * RESOLUTION) for share in epoch.shares),
-            counted=course.counted,
-            rates=rates_of(rollout.config),
-            latency=course.latency_rules,
-            quality=quality_of(rollout.config),
-        )
-
     def applications(self) -> dict[str, ModelRef]:
         """Isolated candidates that should run, by name of their application."""
-        rollout = self.rollout
-        if rollout is None or (rollout.phase == "baking" and rollout.promoted_at is not None):
-            return {}
-        numbered = enumerate(rollout.candidates, start=1)
-        return {c.app: c.model for number, c in numbered if c.app is not None and number not in rollout.dropped}
+        return projection.applications(self.rollout)
 
     def alias_owed(self) -> str | None:
         """The version that the registry's alias has to be moved to, None if it is where the ledger says."""
@@ -335,9 +300,6 @@ class Conductor:
         rollout = self.rollout
         switching = rollout is not None and rollout.phase == "baking" and rollout.promoted_at is None
         return None if switching else self.champion.version
-
-    def candidate(self, model: ModelRef, *, isolated: bool) -> Candidate:
-        return Candidate(model, candidate_app(self.endpoint, model) if isolated else None)
 
     # -- stored --------------------------------------------------------------------------------------------------
 
@@ -380,6 +342,3 @@ class Conductor:
         for name in ("alias", "last", "attempts", "rolled_back", "sequences", "lost_reports"):
             setattr(made, name, raw[name])
         return made
-
-
-__all__ = ["ORDER", "UPDATE", "Conductor", "Intent", "View"]

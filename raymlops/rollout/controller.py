@@ -11,23 +11,22 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from raymlops.errors import ConfigError, RaymlopsError
-from raymlops.rollout.decisions import Intent, View
+from raymlops.errors import RaymlopsError
+from raymlops.rollout.views import Intent
 from raymlops.serving.document import NAMESPACE, ModelRef, RoutingDocument, controller_name
 
 if TYPE_CHECKING:
     from raymlops.rollout.conductor import Conductor
+    from raymlops.rollout.parts import Parts
 
 log = logging.getLogger(__name__)
 TICK_SECONDS, PASSIVE_SECONDS = 0.1, 2.0
 MAX_POLL_SECONDS = 5.0
 MAX_BACKOFF = 5.0
 MAX_CONCURRENCY = 1000
-MLFLOW_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-"""MLflow's client would try for minutes, in ever longer intervals; the controller tries again itself, see `Outside`."""
 
 
 class Controller:
@@ -39,7 +38,7 @@ class Controller:
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()
         self._trouble = "starting"
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._main = asyncio.get_running_loop().create_task(self._live())
 
     async def _live(self) -> None:
@@ -49,7 +48,7 @@ class Controller:
             began = time.monotonic()
             try:
                 if self._parts is None:
-                    self._parts = await asyncio.to_thread(_Parts, self._config_json, self._identity, self._publish)
+                    self._parts = await asyncio.to_thread(_build, self._config_json, self._identity, self._publish)
                     self._parts.begin()
                     self._trouble = ""
                 await self._parts.steering.tick(time.time())
@@ -122,19 +121,21 @@ class Controller:
     async def start(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Stage `versions` and begin a rollout in `mode`; see `orders.begin` for what is refused."""
         from raymlops.rollout import orders, promotion
+        from raymlops.serving import packages
 
         parts = self._built()
         settings, name = parts.settings, parts.settings.name
         staged: list[tuple[ModelRef, str | None]] = []
+        sizes: list[int] = []
         for version in spec["versions"]:
-            found = await asyncio.to_thread(promotion.stage, parts.registry, parts.store, name, str(version))
-            parts.sizes[found[0].sha256] = await asyncio.to_thread(parts.size, found[0])
+            found = await parts.outside.with_registry(promotion.stage, parts.registry, parts.store, name, str(version))
+            sizes.append(await asyncio.to_thread(packages.size, parts.store, found[0]))
             staged.append(found)
         chosen = {"mode": spec.get("mode", "canary"), "force": bool(spec.get("force")), "by": str(spec.get("by", ""))}
         models, tags = [model for model, _ in staged], [tag for _, tag in staged]
 
         def make(conductor: Conductor) -> Intent:
-            return orders.begin(conductor, settings, models, tags=tags, now=time.time(), **chosen)
+            return orders.begin(conductor, settings, models, tags=tags, sizes=sizes, now=time.time(), **chosen)
 
         return await self._order(make)
 
@@ -181,77 +182,16 @@ class Controller:
         rollout = parts.steering.conductor.rollout
         return {"entry": entry.n, "kind": entry.kind, "rollout": None if rollout is None else rollout.base_id}
 
-    def _built(self) -> _Parts:
+    def _built(self) -> Parts:
         if self._parts is None:
             raise RaymlopsError(f"the controller is starting: {self._trouble}")
         return self._parts
 
 
-class _Parts:
-    """What the controller is made of, and the world as `Steering` sees it."""
+def _build(config_json: str, identity: str, publish: Callable[[RoutingDocument], None]) -> Parts:
+    from raymlops.rollout.parts import Parts
 
-    def __init__(self, config_json: str, identity: str, publish: Callable[[RoutingDocument], None]) -> None:
-        from raymlops.registry.backend import tracking
-        from raymlops.rollout.candidates import Deployer
-        from raymlops.rollout.ledger import Ledger
-        from raymlops.rollout.presence import Presence
-        from raymlops.rollout.settings import EndpointSettings
-        from raymlops.rollout.steering import Steering
-        from raymlops.serving.args import EndpointArgs
-        from raymlops.store import Store
-
-        for name, value in MLFLOW_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        try:
-            self.settings = settings = EndpointSettings.from_json(config_json)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"the controller's configuration is wrong: {error}") from error
-        self.store = Store(settings.storage)
-        self.registry = tracking(settings.tracking_uri, self.store)
-        self.presence = Presence()
-        self.sizes: dict[str, int] = {}
-        self.publish = publish
-        args = EndpointArgs(
-            name=settings.name,
-            task=settings.task,
-            storage=settings.storage,
-            tracking_uri=settings.tracking_uri,
-            serving=settings.serving,
-            rollout=settings.rollout,
-        )
-        self.deployer = Deployer(args)
-        ledger = Ledger(self.store, settings.name)
-        self.steering = Steering(settings, ledger, self, identity=identity, io=asyncio.to_thread)
-
-    def begin(self) -> None:
-        """On the controller's loop."""
-        from raymlops.rollout.outside import Outside
-
-        settings, steering = self.settings, self.steering
-        self.outside = Outside(
-            self.registry,
-            settings.name,
-            settings.rollout.notify,
-            done=steering.done,
-            alias_moved=steering.alias_moved,
-        )
-        self.watching = asyncio.get_running_loop().create_task(self.deployer.run())
-
-    def size(self, model: ModelRef) -> int:
-        from raymlops.serving import packages
-
-        return packages.size(self.store, model)
-
-    def view(self, now: float) -> View:
-        replicas = self.presence.live(now)
-        settled_s, complete = self.presence.settled_s(now), self.presence.complete(now)
-        return View(replicas, self.deployer.status(), self.sizes, settled_s, complete)
-
-    def run(self, applications: Mapping[str, ModelRef]) -> None:
-        self.deployer.want(applications)
-
-    def settle(self, conductor: Conductor, now: float) -> None:
-        self.outside.settle(conductor, now)
+    return Parts(config_json, identity, publish)
 
 
 def ensure_controller(config_json: str) -> Any:

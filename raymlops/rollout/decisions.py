@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from raymlops.rollout.course import Course
+from raymlops.rollout.endings import ending, numbers, rollback
 from raymlops.rollout.evidence import Verdict
 from raymlops.rollout.policy import Decision, RolloutState
 from raymlops.rollout.settings import shares_of
 from raymlops.rollout.trial import UPDATE, Rollout
+from raymlops.rollout.views import Intent, View
 
 if TYPE_CHECKING:
     from raymlops.rollout.conductor import Conductor
@@ -26,61 +27,6 @@ SETTLED_SECONDS = 2.0
 """After an update of the endpoint: how long only one build has to be seen until the comparison goes on."""
 MEMORY_FACTOR, MEMORY_SPARE = 3, 64 * 1024 * 1024
 """Free memory that a replica needs to load a package: so many times its size, and this many bytes."""
-
-
-@dataclass(frozen=True)
-class Intent:
-    """An entry that is to be written."""
-
-    kind: str
-    payload: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Replica:
-    """What a live replica last said about itself."""
-
-    id: str
-    build: str
-    known: tuple[int, int] | None
-    """Order of the document that it follows."""
-    loaded: frozenset[str]
-    failed: Mapping[str, str]
-    """Package hash → why it could not be loaded."""
-    memory: int | None = None
-    """Free bytes on its machine."""
-    node: str = ""
-
-
-@dataclass(frozen=True)
-class View:
-    """What is seen of the endpoint."""
-
-    replicas: Sequence[Replica] = ()
-    apps: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Candidate application → `starting`, `ready` (runs and answered a probe) or `failed`, and the reason."""
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    """Package hash → bytes."""
-    settled_s: float = 0.0
-    """Seconds since the set of builds last changed."""
-    complete: bool = True
-    """False while the controller has just started and may not know of all replicas."""
-
-    @property
-    def builds(self) -> set[str]:
-        return {replica.build for replica in self.replicas}
-
-    def load_failures(self, sha256: str) -> str | None:
-        found = [f"replica {r.id[:8]}: {r.failed[sha256]}" for r in self.replicas if sha256 in r.failed]
-        return found[0] if found else None
-
-    def loaded(self, sha256: str) -> bool:
-        """Whether every live replica, of which there is one at least, holds the model."""
-        return self.complete and bool(self.replicas) and all(sha256 in replica.loaded for replica in self.replicas)
-
-    def follow(self, order: tuple[int, int]) -> bool:
-        """Whether every live replica, of which there is one at least, follows the document."""
-        return self.complete and bool(self.replicas) and all(replica.known == order for replica in self.replicas)
 
 
 def decide(conductor: Conductor, now: float, view: View) -> Intent | None:
@@ -234,8 +180,8 @@ def promotion(
 
 def memory_short(rollout: Rollout, candidate: int, view: View) -> str | None:
     """Why a replica's machine could not hold one more model, None if all can."""
-    model = rollout.candidates[candidate - 1].model
-    each = view.sizes.get(model.sha256, 0) * MEMORY_FACTOR + MEMORY_SPARE
+    model, size = rollout.candidates[candidate - 1].model, rollout.candidates[candidate - 1].size
+    each = size * MEMORY_FACTOR + MEMORY_SPARE
     for node in {replica.node for replica in view.replicas}:
         here = [r for r in view.replicas if r.node == node and model.sha256 not in r.loaded]
         free = [r.memory for r in here if r.memory is not None]
@@ -287,7 +233,7 @@ def _baking(conductor: Conductor, rollout: Rollout, now: float, view: View) -> I
         return Intent("promoted", {"version": rollout.promoted_model.version, "replicas": len(view.replicas)})
     if now >= rollout.promoted_at + rollout.config.bake_seconds:
         reason = f"version {rollout.promoted_model.version} answers everything"
-        return Intent("finished", _end(rollout, Verdict.PROMOTE, "promotion", reason))
+        return Intent("finished", ending(rollout, Verdict.PROMOTE, "promotion", reason))
     return None
 
 
@@ -299,63 +245,3 @@ def _ending(conductor: Conductor, rollout: Rollout, now: float, view: View) -> I
         return None
     following = sum(replica.known == document.order for replica in view.replicas)
     return Intent("rolled_back", {"replicas": len(view.replicas), "following": following, "seconds": round(waited, 3)})
-
-
-def rollback(
-    rollout: Rollout,
-    cause: str,
-    reason: str,
-    now: float,
-    *,
-    taken: list[int] | None = None,
-    verdict: Verdict = Verdict.ROLLBACK,
-) -> Intent:
-    """Take candidates back. `cause`: evidence, start, crash, load, health, order or deadline."""
-    if taken is None:
-        taken = [n for n in range(1, len(rollout.candidates) + 1) if n not in rollout.dropped]
-    return Intent("rollback", {**_end(rollout, verdict, cause, reason), "taken": taken})
-
-
-def _end(rollout: Rollout, verdict: Verdict, cause: str, reason: str) -> dict[str, Any]:
-    course = rollout.course
-    finding = None if course is None else course.finding
-    blame: list[str] = []
-    if course is not None and finding is not None:
-        blame = [course.blame(c.candidate)[0] for c in finding.candidates if c.blame is not None]
-    return {
-        "verdict": str(verdict),
-        "cause": cause,
-        "reason": reason,
-        "blame": blame[0] if blame and cause == "evidence" else None,
-        "phase": rollout.phase,
-        "numbers": {} if course is None else numbers(course),
-    }
-
-
-def numbers(course: Course) -> dict[str, Any]:
-    """What the ledger keeps of the evidence at a decision."""
-    finding = course.finding
-    if finding is None:
-        return {}
-    return {
-        "now": finding.now,
-        "requests": finding.requests,
-        "units": list(finding.unit_counts),
-        "thresholds": [finding.rollback_log_threshold, finding.promotion_log_threshold],
-        "log_e_split": finding.log_e_split,
-        "candidates": [
-            {
-                "candidate": c.candidate,
-                "verdict": str(c.verdict),
-                "blame": c.blame,
-                "metrics": {m.metric: [m.log_e_rollback, m.log_e_promotion, m.void] for m in c.metrics},
-            }
-            for c in finding.candidates
-        ],
-        "arms": [_arm(course, arm) for arm in range(course.evidence.config.candidates + 1)],
-    }
-
-
-def _arm(course: Course, arm: int) -> dict[str, int]:
-    values = course.totals.of_arm(arm).values
-    return {name: int(values[name]) for name in ("requests", "errors", "timeouts", "fallbacks")}

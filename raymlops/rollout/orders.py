@@ -9,10 +9,12 @@ from typing import Any
 
 from raymlops.errors import Refused
 from raymlops.rollout.conductor import Conductor
-from raymlops.rollout.decisions import Intent, View, promotion, rollback
+from raymlops.rollout.decisions import promotion
+from raymlops.rollout.endings import rollback
 from raymlops.rollout.settings import MODES, EndpointSettings, Mode, policy_of
-from raymlops.rollout.trial import ORDER, Rollout
-from raymlops.serving.document import ModelRef
+from raymlops.rollout.trial import ORDER, Candidate, Rollout
+from raymlops.rollout.views import Intent, View
+from raymlops.serving.document import ModelRef, candidate_app
 
 
 def begin(
@@ -25,8 +27,10 @@ def begin(
     by: str,
     now: float,
     tags: Sequence[str | None] = (),
+    sizes: Sequence[int] = (),
 ) -> Intent:
-    """The start of a rollout of staged models. `tags` are what the registry says of each about earlier rollouts.
+    """The start of a rollout of staged models. `tags` are what the registry says of each about earlier rollouts,
+    `sizes` their packages' bytes.
 
     Raises Refused when one is under way, during the cooldown, for the champion itself and for versions that were
     rolled back; `force` lifts the cooldown and the last. Raises ConfigError when the policy cannot be.
@@ -49,14 +53,17 @@ def begin(
         _check_history(conductor, settings, models, tags, now)
     policy_of(settings.rollout, chosen)
     isolated = settings.serving.candidate.placement == "isolated"
-    candidates = [conductor.candidate(model, isolated=isolated) for model in models]
+    known = dict(zip((model.sha256 for model in models), sizes, strict=False))
+    candidates = [
+        Candidate(m, candidate_app(conductor.endpoint, m) if isolated else None, known.get(m.sha256, 0)) for m in models
+    ]
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
     return Intent(
         "started",
         {
             "id": f"{stamp}-{secrets.token_hex(3)}",
             "mode": chosen,
-            "candidates": [{"model": vars(c.model), "app": c.app} for c in candidates],
+            "candidates": [candidate.to_dict() for candidate in candidates],
             "control": vars(conductor.champion),
             "config": settings.rollout.model_dump(mode="json"),
             "request_timeout": settings.serving.limits.timeout_s,
@@ -88,9 +95,9 @@ def _check_history(
 
 
 def pause(conductor: Conductor, by: str) -> Intent:
-    """Raises Refused unless something is compared."""
+    """Raises Refused when nothing is, or will be, compared."""
     rollout = _under_way(conductor)
-    if rollout.phase != "running" or rollout.course is None:
+    if rollout.phase not in ("starting", "running") or rollout.mode == "shadow":
         raise Refused(f"rollout {rollout.base_id} is {_what(rollout)}, there is nothing to pause")
     if ORDER in rollout.paused:
         raise Refused(f"rollout {rollout.base_id} is paused already")

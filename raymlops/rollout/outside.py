@@ -10,8 +10,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from raymlops.config.rollout import Notify
 from raymlops.registry.backend import Tracking
@@ -21,6 +22,7 @@ from raymlops.rollout.tracking import RolloutRun, Row, row_of
 from raymlops.rollout.trial import Rollout, Task
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 ROW_SECONDS, MAX_ROWS = 10.0, 500
 ALIAS_SECONDS = 30.0
@@ -62,6 +64,12 @@ class Outside:
         self.errors: dict[str, str] = {}
         """What does not succeed at present, and why."""
         self._running: set[asyncio.Task[None]] = set()
+        # One thread: MLflow does not stand being imported by several at once, nor sqlite being written by them.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+
+    async def with_registry(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run what talks to MLflow in the one thread that does."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     def settle(self, conductor: Conductor, now: float) -> None:
         if (version := conductor.alias_owed()) is not None:
@@ -91,18 +99,18 @@ class Outside:
 
     async def _move_alias(self, version: str, now: float) -> None:
         began = time.monotonic()
-        found = await asyncio.to_thread(promotion.move_alias, self._registry, self._model, version)
+        found = await self.with_registry(promotion.move_alias, self._registry, self._model, version)
         self.alias = version
         await self._alias_moved(version, found, now + time.monotonic() - began)  # MLflow may have taken minutes
 
     async def _look(self) -> None:
-        self.alias = await asyncio.to_thread(promotion.seen_alias, self._registry, self._model)
+        self.alias = await self.with_registry(promotion.seen_alias, self._registry, self._model)
 
     async def _carry_out(self, name: str, task: Task) -> None:
         payload: dict[str, Any] = task.payload
         if task.kind == "tag":
             arguments = payload["name"], payload["version"], payload["text"]
-            await asyncio.to_thread(promotion.tag_version, self._registry, *arguments)
+            await self.with_registry(promotion.tag_version, self._registry, *arguments)
         elif task.kind == "notify":
             failures = await asyncio.to_thread(notify.send, self._notify, payload)
             if failures and self._attempt(name).failures + 1 < NOTIFY_ATTEMPTS:
@@ -112,15 +120,15 @@ class Outside:
         else:
             rows = list(self._rows) if self._rows_of == payload["rollout"] else []
             tags = self._tags if self._rows_of == payload["rollout"] else {}
-            await asyncio.to_thread(self._run.log, payload["rollout"], tags, rows)
-            await asyncio.to_thread(self._run.end, payload["rollout"], tags, payload["end"])
+            await self.with_registry(self._run.log, payload["rollout"], tags, rows)
+            await self.with_registry(self._run.end, payload["rollout"], tags, payload["end"])
             if rows:
                 self._rows.clear()
         self._done(name)
 
     async def _log_rows(self) -> None:
         rows, rollout = list(self._rows), self._rows_of
-        await asyncio.to_thread(self._run.log, rollout, self._tags, rows)
+        await self.with_registry(self._run.log, rollout, self._tags, rows)
         for row in rows:
             if self._rows and self._rows[0] is row:
                 self._rows.popleft()

@@ -12,10 +12,10 @@ from raymlops.rollout.trial import Rollout
 
 if TYPE_CHECKING:
     from raymlops.rollout.conductor import Conductor
-    from raymlops.rollout.controller import _Parts
+    from raymlops.rollout.parts import Parts
 
 
-def status_of(parts: _Parts, now: float, trouble: str) -> dict[str, Any]:
+def status_of(parts: Parts, now: float, trouble: str) -> dict[str, Any]:
     """Everything that the controller knows. Seconds and log-e-values are floats, absent numbers None."""
     steering, outside = parts.steering, parts.outside
     conductor, document = steering.conductor, steering.published
@@ -74,7 +74,7 @@ def _cooldown_left(last: dict[str, Any] | None, seconds: float, now: float) -> f
     return max(0.0, float(last["at"]) + seconds - now)
 
 
-def rollout_status(rollout: Rollout, parts: _Parts, now: float) -> dict[str, Any]:
+def rollout_status(rollout: Rollout, parts: Parts, now: float) -> dict[str, Any]:
     course, policy = rollout.course, rollout.policy
     apps = parts.deployer.status()
     candidates = [

@@ -14,9 +14,9 @@ from typing import Any, Protocol, TypeVar
 from raymlops.errors import RaymlopsError, Refused
 from raymlops.rollout import orders
 from raymlops.rollout.conductor import Conductor
-from raymlops.rollout.decisions import Intent, View
 from raymlops.rollout.ledger import GENESIS, Deposed, Entry, Ledger
 from raymlops.rollout.settings import EndpointSettings
+from raymlops.rollout.views import Intent, View
 from raymlops.serving.document import ModelRef, RoutingDocument
 from raymlops.store import StoreError
 

@@ -26,6 +26,15 @@ class Candidate:
     model: ModelRef
     app: str | None
     """Its Serve application; None in the endpoint's own replicas."""
+    size: int = 0
+    """Bytes of its package."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"model": vars(self.model), "app": self.app, "size": self.size}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Candidate:
+        return cls(ModelRef(**data["model"]), data["app"], data["size"])
 
 
 @dataclass
@@ -71,7 +80,7 @@ class Rollout:
             id=payload["id"],
             base_id=payload["id"],
             mode=payload["mode"],
-            candidates=tuple(Candidate(ModelRef(**row["model"]), row["app"]) for row in payload["candidates"]),
+            candidates=tuple(map(Candidate.from_dict, payload["candidates"])),
             control=control,
             config=RolloutConfig.model_validate(payload["config"]),
             request_timeout=payload["request_timeout"],
@@ -109,7 +118,7 @@ class Rollout:
         more = ("promoting", "promoted_at", "paused", "waiting", "held")
         return {
             **{name: getattr(self, name) for name in (*plain, *more)},
-            "candidates": [{"model": vars(c.model), "app": c.app} for c in self.candidates],
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
             "control": vars(self.control),
             "config": self.config.model_dump(mode="json"),
             "course": None if self.course is None else self.course.to_dict(),
@@ -122,7 +131,7 @@ class Rollout:
         return cls(
             **{
                 **data,
-                "candidates": tuple(Candidate(ModelRef(**row["model"]), row["app"]) for row in data["candidates"]),
+                "candidates": tuple(map(Candidate.from_dict, data["candidates"])),
                 "control": ModelRef(**data["control"]),
                 "config": RolloutConfig.model_validate(data["config"]),
                 "course": None if data["course"] is None else Course.from_dict(data["course"]),

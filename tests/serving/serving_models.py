@@ -18,7 +18,8 @@ from raymlops.registry.tracking import Tracker
 from raymlops.store import Store
 
 NAME = "trips"
-BEHAVIOURS = ("good", "raises", "hangs", "garbage", "slow", "worse", "leaks")
+BEHAVIOURS = ("good", "raises", "hangs", "garbage", "slow", "worse", "leaks", "moody")
+"""`moody` is what its flag's text says."""
 NETS = textwrap.dedent('''
     """A model that does what its flag says. While there is no flag it is good, so that it passes every check."""
     import time
@@ -35,22 +36,29 @@ NETS = textwrap.dedent('''
             self.layer = torch.nn.Linear(spec.numeric + 4, 1)
             self.behaviour, self.flag, self.bias = behaviour, Path(flag), bias
 
+        def mood(self):
+            if self.behaviour == "good":
+                return "good"
+            try:
+                return self.flag.read_text() or self.behaviour
+            except FileNotFoundError:
+                return "good"
+
         def forward(self, inputs):
             joined = torch.cat([inputs["numeric"], inputs["pixels"].flatten(1)], 1)
             out = self.layer(joined).squeeze(1) + self.bias
-            if self.behaviour == "good" or not self.flag.exists():
-                return out
-            if self.behaviour == "raises":
+            mood = self.mood()
+            if mood == "raises":
                 raise RuntimeError("told to raise")
-            if self.behaviour == "garbage":
+            if mood == "garbage":
                 return out * float("nan")
-            if self.behaviour == "slow":
+            if mood == "slow":
                 time.sleep(0.02)
-            if self.behaviour == "leaks":
+            if mood == "leaks":
                 HELD.append(torch.ones(2_000_000))
-            while self.behaviour == "hangs" and self.flag.exists():
+            while mood == "hangs" and self.flag.exists():
                 time.sleep(0.01)
-            return out + 3.0 if self.behaviour == "worse" else out
+            return out + 3.0 if mood == "worse" else out
 
 
     def build(spec, behaviour="good", flag="/nowhere", bias=0.0):

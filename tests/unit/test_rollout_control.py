@@ -218,6 +218,21 @@ def test_nothing_counts_in_a_pause(world: FakeWorld) -> None:
     assert world.alias == "2"
 
 
+def test_a_pause_before_candidates_run(world: FakeWorld) -> None:
+    async def scenario() -> None:
+        await started(world)
+        await world.steering.order(lambda c: orders.pause(c, "me"), world.now)
+        await world.seconds(5)
+        rollout = world.conductor.rollout
+        assert rollout is not None and rollout.phase == "running" and rollout.course is not None
+        assert rollout.course.state.step == -1
+        await world.steering.order(lambda c: orders.resume(c, "me", world.now), world.now)
+        await world.until(world.over)
+
+    run(scenario())
+    assert world.alias == "2"
+
+
 def test_an_update_of_the_endpoint_pauses(world: FakeWorld) -> None:
     async def scenario() -> None:
         await started(world)
