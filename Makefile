@@ -9,8 +9,10 @@ demo: $(VENV)/.run
 	$(BIN)/raymlops run configs/flights.yaml
 	$(BIN)/python -m benchmarks.flights_reference
 
+# Two processes: the tests of the endpoint start Rays of their own, with other settings than the shared one.
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest --cov=raymlops --cov-report=term:skip-covered --durations=10
+	$(BIN)/python -m pytest tests/unit tests/integration tests/cluster --cov=raymlops --cov-report= --durations=10
+	$(BIN)/python -m pytest tests/serving --cov=raymlops --cov-append --cov-report=term:skip-covered --durations=10
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -22,6 +24,7 @@ unit: $(VENV)/.test
 
 integration: $(VENV)/.test
 	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest tests/serving
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .
