@@ -14,8 +14,11 @@ import typer
 from raymlops import __version__
 from raymlops.cli import app, main
 
-SINGLE = ["run", "runs", "models", "report", "predict", "init", "doctor"]
-GROUPS = {"config": ["check", "schema"], "rollout": ["plan"]}
+SINGLE = ["run", "runs", "models", "report", "predict", "init", "doctor", "serve"]
+GROUPS = {
+    "config": ["check", "schema"],
+    "rollout": ["abort", "history", "pause", "plan", "promote", "resume", "start", "status", "verify"],
+}
 COMMANDS = [*SINGLE, *GROUPS, *(f"{group} {name}" for group, names in GROUPS.items() for name in names)]
 HEAVY = ["ray", "torch", "mlflow", "pandas", "numpy", "pyarrow", "matplotlib", "pydantic"]
 
