@@ -154,5 +154,5 @@ def test_the_endpoint_from_its_page(project: Path) -> None:
     except BaseException:
         raymlops(project, "serve", "my-model", "--stop")
         raise
-    for words in ("has begun", "warm-up", "by order", "follow each other", "my-model: stopped"):
+    for words in ("has begun", "canary", "by order", "follow each other", "my-model: stopped"):
         assert words in output
