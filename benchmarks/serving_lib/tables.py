@@ -74,9 +74,9 @@ def _throughput(samples: Samples, labels: Sequence[str], raw: Mapping[str, Any])
         f"Medians of {raw['repeats']} starts of each server; ÷ at c = 16; spread: (largest − smallest) / median over "
         "measurements, at the c where it is largest; failed: requests not answered with 2xx.",
         "raymlops: one replica behind HAProxy; the candidate, isolated, is a process of its own. Prediction log on "
-        "unless said; a candidate's rollout is counted, compared and decided upon as in production, but its latency may be "
+        "unless said; a rollout is counted, compared and decided upon as in production, but its latency may be "
         "1000 times the champion's and its promotion waits for approval, so that no verdict ends what is measured.",
-        "Targets compare with FastAPI × 1, which has one process that answers, like raymlops here; × 2 is shown beside.",
+        "Targets compare with FastAPI × 1: one process that answers, as of raymlops here; × 2 is shown beside.",
         *(f"{peer.title} ({_version(peer.name, raw)}): {peer.how}." for peer in PEERS if peer.title in labels),
         f"One torch thread per process; {len(os.sched_getaffinity(0))} cores for server and generator together.",
     ]
