@@ -47,9 +47,9 @@ class Limits(Node):
     depth: int = Field(default=8, ge=2, le=64)
     """Nesting of JSON."""
     ongoing: int = Field(default=256, ge=1)
-    """Requests in progress per replica; further ones wait in the queue of the proxy."""
+    """Requests in progress per replica before others have to wait."""
     queued: int = Field(default=512, ge=1)
-    """Requests waiting; further ones are answered 503 with Retry-After."""
+    """Requests that may wait per replica; further ones are answered 503 with Retry-After."""
     timeout_s: float = Field(default=10.0, gt=0)
     """Seconds until a request that has no answer gets 504. No header of a client changes it."""
 

@@ -53,7 +53,9 @@ class Rows:
     def numbers(self, name: str) -> np.ndarray:
         """float64 (n,); missing and infinite values as NaN, booleans as 0 and 1. Raises DataError for text."""
         column = self._column(name)
-        if is_arrow(column):
+        if isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
+            values = column.astype(np.float64)
+        elif is_arrow(column):
             import pyarrow as pa
             import pyarrow.types as kinds
 
@@ -68,11 +70,11 @@ class Rows:
             else:
                 example = next((v for v in column.to_pylist() if v is not None), None)
                 raise DataError(f"column {name!r}: found {column.type} (such as {example!r}), expected numbers")
-        elif isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
-            values = column.astype(np.float64)
         else:
             values = np.fromiter((_number(name, i, v) for i, v in enumerate(column)), np.float64, self.length)
-        values[~np.isfinite(values)] = np.nan
+        finite = np.isfinite(values)
+        if np.count_nonzero(finite) < len(finite):
+            values[~finite] = np.nan
         values += 0.0  # −0.0 becomes 0.0: the two compare equal, so a sort may leave them in either order
         return values
 
@@ -197,7 +199,7 @@ def _is_missing(value: Any) -> bool:
 
 def is_arrow(column: Column) -> bool:
     """Whether the column is a pyarrow array; without importing pyarrow for it."""
-    return hasattr(column, "type") and not isinstance(column, np.ndarray)
+    return not isinstance(column, np.ndarray | list) and hasattr(column, "type")
 
 
 def from_pandas(series: Any) -> Column:

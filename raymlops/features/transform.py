@@ -86,19 +86,23 @@ class Transform:
     def _numeric(self, raw: Rows) -> np.ndarray:
         out = np.empty((raw.length, self.spec.numeric), dtype=np.float32)
         j = 0
-        for name, feature in self.config.numeric.items():
-            fitted = self.state.numeric[name]
-            values = raw.numbers(name)
-            missing = np.isnan(values)
-            values[missing] = fitted.fill
-            limit = feature.clip if feature.clip is not None else LARGEST
-            with np.errstate(over="ignore"):  # becomes the limit
-                scaled = (shaped(values, feature.transform) - fitted.center) / fitted.scale
-            out[:, j] = np.clip(scaled, -limit, limit)
-            j += 1
-            if feature.missing_indicator:
-                out[:, j] = missing
+        with np.errstate(over="ignore"):  # becomes the limit
+            for name, feature in self.config.numeric.items():
+                fitted = self.state.numeric[name]
+                values = raw.numbers(name)
+                missing = np.isnan(values)
+                if np.count_nonzero(missing):
+                    values[missing] = fitted.fill
+                values = shaped(values, feature.transform)
+                values -= fitted.center
+                values /= fitted.scale
+                limit = feature.clip if feature.clip is not None else LARGEST
+                np.minimum(values, limit, out=values)  # np.clip takes three times as long for one row
+                out[:, j] = np.maximum(values, -limit, out=values)
                 j += 1
+                if feature.missing_indicator:
+                    out[:, j] = missing
+                    j += 1
         for name, dates in self.config.dates.items():
             times = raw.times(name)
             known = ~np.isnat(times)

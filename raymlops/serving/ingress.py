@@ -21,6 +21,7 @@ from raymlops.rollout.evidence import unit_hash
 from raymlops.serving.answering import ModelFailed
 from raymlops.serving.labels import Label as StoredLabel
 from raymlops.serving.labels import LabelError, LabelsUnavailable
+from raymlops.serving.lane import Lane, open_lane
 from raymlops.serving.protocol import (
     Authenticator,
     Encoded,
@@ -43,6 +44,7 @@ from raymlops.serving.routing import Routing
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.types import Receive, Scope
 
 logger = logging.getLogger("raymlops.serving")
 VARIANT_HEADER = "x-raymlops-variant"
@@ -70,16 +72,22 @@ class Ingress:
         self._name, self._config = self._replica.name, config
         self._tokens = Authenticator.of(config.tokens)
         self._replica.start()
+        if config.autoscaling is None:
+            open_lane(Lane(self._answer, _busy, config.limits.ongoing + config.limits.queued))
 
     async def __call__(self, request: Request) -> Response:
+        """What Serve calls, with what did not come by the lane."""
+        return await self._answer(request.scope, request.receive)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Reply:
         family = "v2"
         try:
-            route = match(request.scope["method"], request.scope["path"])
+            route = match(scope["method"], scope["path"])
             family = route.family
-            headers = plain_headers(request.scope["headers"])
+            headers = plain_headers(scope["headers"])
             self._tokens.check(route.access, headers)
             async with asyncio.timeout(self._config.limits.timeout_s):
-                return await self._operate(route, headers, request)
+                return await self._operate(route, headers, receive)
         except ProtocolError as error:
             return _refusal(error, family)
         except DataError as error:
@@ -90,23 +98,26 @@ class Ingress:
         except ModelFailed as error:
             logger.error("%s", error)
             return _refusal(ProtocolError(500, str(error)), family)
+        except Exception:
+            logger.exception("a defect of the endpoint")
+            return _refusal(ProtocolError(500, "the endpoint failed; its log says why"), family)
 
-    async def _operate(self, route: Route, headers: dict[str, str], request: Request) -> Response:
+    async def _operate(self, route: Route, headers: dict[str, str], receive: Receive) -> Reply:
         routing = self._replica.routing
         check_model(route, routing.rules.schema)
         if route.operation in _SCORING:
             check_length(headers, self._config.limits)
-            body = await self._body(request)
+            body = await self._body(receive)
             return await self._score(route, headers, body)
         if route.operation == "feedback":
             check_length(headers, self._config.limits)
-            return await self._feedback(headers, await self._body(request))
+            return await self._feedback(headers, await self._body(receive))
         if route.operation in _HEALTH:
             status, encoded = health(route, True)
             return _reply(encoded, status)
         return _reply(describe(route, routing.rules, self._config.tokens))
 
-    async def _score(self, route: Route, headers: dict[str, str], body: bytes) -> Response:
+    async def _score(self, route: Route, headers: dict[str, str], body: bytes) -> Reply:
         routing = self._replica.routing  # the one in force now, not when the body began to arrive
         parsed = parse(route, body, headers, routing.rules)
         forced = self._forced(route, headers, routing)
@@ -143,7 +154,7 @@ class Ingress:
             )
         return next((n for n, arm in enumerate(routing.arms) if arm.model.version == route.version), None)
 
-    async def _feedback(self, headers: dict[str, str], body: bytes) -> Response:
+    async def _feedback(self, headers: dict[str, str], body: bytes) -> Reply:
         routing, now = self._replica.routing, time.time()
         labels = parse_feedback(body, headers, routing.rules)
         try:
@@ -163,11 +174,11 @@ class Ingress:
         key_hash = None if label.key is None else unit_hash(self._name, label.key)
         return StoredLabel(label.label, label.prediction_id, key_hash, label.at)
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, receive: Receive) -> bytes:
         """Raises ProtocolError 413 as soon as more than the limit has come, whatever the headers said."""
         limit, parts, size = self._config.limits.body_bytes, [], 0
         while True:
-            message = await request.receive()
+            message = await receive()
             if message["type"] == "http.disconnect":
                 raise ProtocolError(400, "body: the client went away")
             part = message.get("body", b"")
@@ -179,12 +190,17 @@ class Ingress:
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def __del__(self) -> None:
+        open_lane(None)
         await self._replica.stop()
 
 
-def _reply(encoded: Encoded, status: int = HTTPStatus.OK) -> Response:
+def _reply(encoded: Encoded, status: int = HTTPStatus.OK) -> Reply:
     return Reply(status, encoded.body, encoded.headers.items())
 
 
-def _refusal(error: ProtocolError, family: str) -> Response:
+def _busy(scope: Scope) -> Reply:
+    return _refusal(ProtocolError(503, "too many requests in progress", headers=RETRY_AFTER), "v2")
+
+
+def _refusal(error: ProtocolError, family: str) -> Reply:
     return _reply(error.encode(family), error.status)

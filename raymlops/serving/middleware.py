@@ -1,5 +1,5 @@
-"""What Serve's HTTP servers do before the endpoint sees a request: take away the headers with which a client would
-change how Serve treats it.
+"""What Serve's HTTP servers do before Serve sees a request: hand it to the endpoint where that is in this process, else
+take away the headers with which a client would change how Serve treats it.
 
 Named in RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, which has to be set where Ray starts.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from starlette.middleware import Middleware
+
+from raymlops.serving.lane import lane_here
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,11 +25,11 @@ NOT_THE_CLIENTS = frozenset(
     }
 )
 WITHOUT_WATCHING = (b"x-request-disconnect-disabled", b"?1")
-"""Every request gets it: Serve then reads no further than the endpoint asks, so that a body beyond the limit is never
-held in memory, and starts no task to watch for a client that goes away."""
+"""Every request that goes to Serve gets it: Serve then reads no further than the endpoint asks, so that a body beyond
+the limit is never held in memory, and starts no task to watch for a client that goes away."""
 
 
-class OwnHeaders:
+class Gate:
     """ASGI middleware."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -35,6 +37,10 @@ class OwnHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            lane = lane_here()
+            if lane is not None and lane.takes(scope):
+                await lane(scope, receive, send)
+                return
             kept = [pair for pair in scope["headers"] if pair[0] not in NOT_THE_CLIENTS]
             scope["headers"] = [*kept, WITHOUT_WATCHING]
         await self._app(scope, receive, send)
@@ -42,4 +48,4 @@ class OwnHeaders:
 
 def middlewares() -> list[Middleware]:
     """What Serve asks for."""
-    return [Middleware(OwnHeaders)]
+    return [Middleware(Gate)]

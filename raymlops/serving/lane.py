@@ -1,0 +1,71 @@
+"""The short way to a replica's endpoint: from its HTTP server straight to `Ingress`, past what Serve does in between.
+
+Serve's own way costs a replica about as much per request as the whole answer does. What it does on the way is done by
+the endpoint itself: deadlines, limits, metrics by variant. What is left to Serve: health checks, draining (its HTTP
+server lets requests in progress end before the replica does), and everything in deployments that autoscale, because
+the number of requests in progress that it scales by counts those only that it has seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+RESERVED = "/-/"
+"""Paths that Serve answers: its health check and its list of routes."""
+
+
+class Finished(Protocol):
+    """A response that is complete."""
+
+    @property
+    def status_code(self) -> int: ...
+    @property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]: ...
+    @property
+    def body(self) -> bytes | memoryview: ...
+
+
+class Lane:
+    """Belongs to the event loop that it was made on, which has to be the HTTP server's too: it is in Serve's
+    throughput mode, and only then are requests taken."""
+
+    def __init__(
+        self, answer: Callable[[Scope, Receive], Awaitable[Finished]], busy: Callable[[Scope], Finished], most: int
+    ) -> None:
+        """`answer` never raises. While `most` requests are in progress, others get `busy`."""
+        self._answer, self._busy, self._most = answer, busy, most
+        self._loop = asyncio.get_running_loop()
+        self.in_progress = 0
+
+    def takes(self, scope: Scope) -> bool:
+        return not scope["path"].startswith(RESERVED) and asyncio.get_running_loop() is self._loop
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.in_progress >= self._most:
+            done = self._busy(scope)
+        else:
+            self.in_progress += 1
+            try:
+                done = await self._answer(scope, receive)
+            finally:
+                self.in_progress -= 1
+        await send({"type": "http.response.start", "status": done.status_code, "headers": done.raw_headers})
+        await send({"type": "http.response.body", "body": done.body})
+
+
+_here: Lane | None = None
+
+
+def open_lane(lane: Lane | None) -> None:
+    """The lane of this process; there is one endpoint replica in a process at most. None closes it."""
+    global _here
+    _here = lane
+
+
+def lane_here() -> Lane | None:
+    return _here
