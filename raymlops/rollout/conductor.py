@@ -48,6 +48,8 @@ class Conductor:
         self.rollout: Rollout | None = None
         self.last: dict[str, Any] | None = None
         """How the last rollout ended."""
+        self.ended: dict[str, int] = {}
+        """Verdict → how many rollouts ended by it."""
         self.attempts: dict[str, int] = {}
         """Package hash → how often it was compared."""
         self.rolled_back: dict[str, str] = {}
@@ -224,6 +226,7 @@ class Conductor:
             "versions": [c.model.version for c in rollout.candidates],
             **{name: payload[name] for name in ("verdict", "cause", "reason", "blame")},
         }
+        self.ended[payload["verdict"]] = self.ended.get(payload["verdict"], 0) + 1
         self.totals = Totals()
         self._owe("notify", f"{rollout.base_id}-end", self._event(entry.kind, entry))
         self._owe("run", rollout.base_id, {"rollout": rollout.base_id, "end": self.last})
@@ -316,6 +319,7 @@ class Conductor:
             "alias": self.alias,
             "rollout": None if rollout is None else rollout.to_dict(),
             "last": self.last,
+            "ended": self.ended,
             "attempts": self.attempts,
             "rolled_back": self.rolled_back,
             "tasks": {name: vars(task) for name, task in self.tasks.items()},
@@ -339,6 +343,7 @@ class Conductor:
         made.latencies.extend(raw["latencies"])
         made.totals = Totals.from_dict(raw["totals"])
         made._version, made._shown = raw["document"]
+        made.ended = raw.get("ended", {})  # none in states from before it was counted
         for name in ("alias", "last", "attempts", "rolled_back", "sequences", "lost_reports"):
             setattr(made, name, raw[name])
         return made

@@ -10,6 +10,7 @@ from raymlops.errors import ConfigError
 from raymlops.registry.backend import tracking
 from raymlops.rollout.candidates import Deployer
 from raymlops.rollout.conductor import Conductor
+from raymlops.rollout.gauges import export
 from raymlops.rollout.ledger import Ledger
 from raymlops.rollout.outside import Outside
 from raymlops.rollout.presence import Presence
@@ -60,7 +61,8 @@ class Parts:
             done=steering.done,
             alias_moved=steering.alias_moved,
         )
-        self.watching = asyncio.get_running_loop().create_task(self.deployer.run())
+        loop = asyncio.get_running_loop()
+        self.tasks = [loop.create_task(work) for work in (self.deployer.run(), export(steering))]
 
     def view(self, now: float) -> View:
         replicas = self.presence.live(now)

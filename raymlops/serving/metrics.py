@@ -14,10 +14,7 @@ import importlib
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from raymlops.rollout.evidence import Finding
+from typing import Any
 
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper edges of the buckets of latency, in seconds, inclusive."""
@@ -55,8 +52,13 @@ SPECS: dict[str, Spec] = {
     "labels_conflicts": Spec("counter", _HERE, "Labels that differ from an earlier one of the same prediction"),
     "evidence_log_e": Spec("gauge", _EVIDENCE, "Natural logarithm of the evidence, by metric and side"),
     "evidence_threshold": Spec("gauge", ("endpoint", "side"), "What the logarithm must reach to decide"),
+    "rollout_phase": Spec("gauge", ("endpoint", "phase"), "1 for the phase in which the rollout is, else 0"),
+    "rollouts_ended": Spec("gauge", ("endpoint", "verdict"), "Rollouts that ended since the ledger began"),
 }
-"""Without the prefix `raymlops_`. `side` is `rollback` or `promotion`."""
+"""Without the prefix `raymlops_`. `side` is `rollback` or `promotion`. `rollouts_ended` is a gauge: it begins at 0,
+which a counter of Ray's cannot say, and goes on where it was when the controller restarts."""
+OF_ROLLOUTS = ("evidence_log_e", "evidence_threshold", "rollout_phase", "rollouts_ended")
+"""Those of the controller; all others are a replica's."""
 
 
 def scraped(name: str) -> str:
@@ -103,7 +105,7 @@ class Counts:
         self.batch_rows += rows
 
 
-class _Instruments:
+class Instruments:
     """Ray's metrics, which must be made in a process that is connected to Ray. Counters get differences."""
 
     def __init__(self, endpoint: str, names: Sequence[str], backend: Any = None) -> None:
@@ -129,8 +131,8 @@ class MetricsExporter:
     """For one replica; `flush` once a second, on the thread that counts."""
 
     def __init__(self, counts: Counts, endpoint: str, backend: Any = None) -> None:
-        names = [name for name in SPECS if not name.startswith("evidence")]
-        self._counts, self._to = counts, _Instruments(endpoint, names, backend)
+        names = [name for name in SPECS if name not in OF_ROLLOUTS]
+        self._counts, self._to = counts, Instruments(endpoint, names, backend)
         self._weighted: set[tuple[str, str]] = set()
 
     def flush(
@@ -175,35 +177,3 @@ class MetricsExporter:
         for (variant, version), weight in shown.items():
             self._to.level("weight", weight, variant=variant, version=version)
         self._weighted = set(shown)
-
-
-class RolloutMetrics:
-    """For the controller: the evidence of a rollout against what decides it."""
-
-    def __init__(self, endpoint: str, backend: Any = None) -> None:
-        self._to = _Instruments(endpoint, ["evidence_log_e", "evidence_threshold"], backend)
-        self._shown: list[dict[str, str]] = []
-
-    def show(self, finding: Finding, versions: Sequence[str]) -> None:
-        """`versions` of the arms, control first."""
-        shown = []
-        for candidate in finding.candidates:
-            arm = {"variant": f"candidate-{candidate.candidate}", "version": versions[candidate.candidate]}
-            for metric in candidate.metrics:
-                for side, value in (("rollback", metric.log_e_rollback), ("promotion", metric.log_e_promotion)):
-                    tags = {**arm, "metric": metric.metric, "side": side}
-                    self._to.level("evidence_log_e", value, **tags)
-                    shown.append(tags)
-        self._to.level("evidence_threshold", finding.rollback_log_threshold, side="rollback")
-        self._to.level("evidence_threshold", finding.promotion_log_threshold, side="promotion")
-        self._reset([tags for tags in self._shown if tags not in shown])
-        self._shown = shown
-
-    def clear(self) -> None:
-        """No rollout: evidence falls to 0, which says nothing either way."""
-        self._reset(self._shown)
-        self._shown = []
-
-    def _reset(self, series: list[dict[str, str]]) -> None:
-        for tags in series:
-            self._to.level("evidence_log_e", 0.0, **tags)

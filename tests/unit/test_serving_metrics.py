@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rollout_cases import FakeWorld, run, settings
 
-from raymlops.rollout.evidence import Finding, Verdict
-from raymlops.rollout.evidence.verdict import CandidateEvidence, MetricEvidence
+from raymlops.rollout.gauges import PHASES, RolloutGauges, export
 from raymlops.serving import logs
 from raymlops.serving.logs import configure_logging, log_event
-from raymlops.serving.metrics import BOUNDS, SPECS, Counts, MetricsExporter, RolloutMetrics, scraped
+from raymlops.serving.metrics import BOUNDS, SPECS, Counts, MetricsExporter, scraped
+from raymlops.store import Store
 
 DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana" / "raymlops-endpoint.json"
 
@@ -103,7 +106,6 @@ def test_the_health_of_log_and_labels_is_shown(tmp_path: Path) -> None:
     from raymlops.config.serving import PredictionLog as LogConfig
     from raymlops.serving.labels import LabelStore
     from raymlops.serving.prediction_log import PredictionLog
-    from raymlops.store import Store
 
     ray, store = FakeRay(), Store(str(tmp_path))
     log, labels = PredictionLog(store, "flights", "r", LogConfig()), LabelStore(store, "flights", "r")
@@ -115,27 +117,65 @@ def test_the_health_of_log_and_labels_is_shown(tmp_path: Path) -> None:
     assert (ray.get("log_rows_written"), ray.get("log_rows_dropped"), ray.get("log_rows_waiting")) == (1, 1, 0)
 
 
-def finding(*log_e: float) -> Finding:
-    candidates = tuple(
-        CandidateEvidence(n, Verdict.HOLD, None, (MetricEvidence("errors", value, -value, False),))
-        for n, value in enumerate(log_e, start=1)
-    )
-    return Finding(0.0, Verdict.HOLD, "", candidates, None, 0.0, 3.7, 3.0, 10, (5, 5), 0, 0)
-
-
-def test_evidence_is_shown_against_its_thresholds_until_the_rollout_ends() -> None:
+def test_evidence_and_phase_are_shown_until_the_rollout_ends(tmp_path: Path) -> None:
     ray = FakeRay()
-    metrics = RolloutMetrics("flights", ray)
-    one = {"variant": "candidate-1", "version": "4", "metric": "errors"}
-    two = {"variant": "candidate-2", "version": "5", "metric": "errors"}
-    metrics.show(finding(1.5, 2.5), ["3", "4", "5"])
-    assert ray.get("evidence_log_e", **one, side="rollback") == 1.5
-    assert ray.get("evidence_log_e", **two, side="promotion") == -2.5
-    assert (ray.get("evidence_threshold", side="rollback"), ray.get("evidence_threshold", side="promotion")) == (3.7, 3)
-    metrics.show(finding(1.6), ["3", "4"])
-    assert ray.get("evidence_log_e", **two, side="rollback") == 0
-    metrics.clear()
-    assert ray.get("evidence_log_e", **one, side="rollback") == 0
+    gauges = RolloutGauges("flights", ray)
+    world = FakeWorld(Store(str(tmp_path)), settings(bake_seconds=5.0))
+
+    def get(name: str, **tags: str) -> float | None:
+        gauges.show(world.conductor)
+        return ray.get(name, **tags)
+
+    def found() -> float:
+        return world.conductor.rollout.course.finding.candidates[0].metrics[0].log_e_promotion  # type: ignore[union-attr]
+
+    def shown(variant: str) -> float | None:
+        return get("evidence_log_e", variant=variant, version="2", metric="errors", side="promotion")
+
+    async def scenario() -> None:
+        await world.tick()
+        assert (get("rollout_phase", phase="none"), get("rollouts_ended", verdict="promote")) == (1, 0)
+        await world.begin(2)
+        await world.until(lambda: world.kinds()[-1] == "step" and found() > 0)
+        assert shown("candidate-1") == found()
+        assert ray.get("evidence_threshold", side="rollback") == pytest.approx(math.log(100), abs=1)
+        assert (ray.get("rollout_phase", phase="none"), ray.get("rollout_phase", phase="running")) == (0, 1)
+        await world.until(lambda: world.conductor.rollout.phase == "baking")  # type: ignore[union-attr]
+        assert shown("champion") and not shown("candidate-1")
+        await world.until(world.over)
+        assert not shown("champion") and get("rollouts_ended", verdict="promote") == 1
+        gauges.show(None)  # another controller took over
+        assert not any(ray.get("rollout_phase", phase=phase) for phase in PHASES)
+
+    run(scenario())
+
+
+def test_metrics_that_fail_cost_the_controller_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = FakeWorld(Store(str(tmp_path)), settings())
+    tried = 0
+
+    def broken(self: RolloutGauges, conductor: Any) -> None:
+        nonlocal tried
+        tried += 1
+        raise RuntimeError("no metrics today")
+
+    async def scenario() -> None:
+        monkeypatch.setattr(RolloutGauges, "__init__", lambda self, endpoint: None)
+        monkeypatch.setattr(RolloutGauges, "show", broken)
+        monkeypatch.setattr("raymlops.rollout.gauges.SECONDS", 0.0)
+        await world.tick()
+        task = asyncio.get_running_loop().create_task(export(world.steering))
+        while tried < 3:
+            await asyncio.sleep(0)
+        assert not task.done()
+        task.cancel()
+
+    run(scenario())
+    assert [record.getMessage() for record in caplog.records] == [
+        "cannot export metrics: RuntimeError: no metrics today"
+    ]
 
 
 # --- dashboard
