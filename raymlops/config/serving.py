@@ -126,3 +126,5 @@ class ServingConfig(Node):
     """How requests reach candidates."""
     log: PredictionLog = PredictionLog()
     """The prediction log."""
+    log_requests: bool = False
+    """A line of JSON for every prediction in the process's log, not only where something went wrong."""

@@ -7,6 +7,7 @@ account.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from raymlops.rollout.evidence.reporter import Routed
 from raymlops.serving.accounts import Accounts
 from raymlops.serving.batching import Answer, Scored
 from raymlops.serving.dispatch import Missed
+from raymlops.serving.logs import MOST_ERROR, log_event
 from raymlops.serving.prediction_log import PredictionLog
 from raymlops.serving.protocol import ParsedRequest
 from raymlops.serving.routing import ArmRoute, Routing
@@ -47,6 +49,7 @@ class Course:
     started: float
     event: str | None = None
     """What went wrong in its arm: `errors` or `timeouts`."""
+    why: str = ""
     seconds: float = 0.0
     """What its arm's model took."""
     version: str = ""
@@ -64,9 +67,10 @@ class Answerer:
         log: PredictionLog | None,
         budget_s: float,
         mirror: Callable[[Routing, ParsedRequest, Answered], None],
+        log_requests: bool = False,
     ) -> None:
         self._endpoint, self._accounts, self._log, self._budget_s = endpoint, accounts, log, budget_s
-        self._mirror = mirror
+        self._mirror, self._log_requests = mirror, log_requests
         self._ids, self._number = uuid.uuid4().hex[:20], 0
 
     async def answer(self, routing: Routing, request: ParsedRequest, forced: int | None = None) -> Answered:
@@ -87,8 +91,8 @@ class Answerer:
             if course.event is None and time.perf_counter() - course.started > self._budget_s:
                 course.event = "timeouts"
             raise
-        except ModelFailed:
-            course.event = "errors"
+        except ModelFailed as error:
+            course.event, course.why = "errors", str(error)
             raise
         finally:
             self._note(routing, request, course, routed, forced is not None, found, now)
@@ -108,9 +112,9 @@ class Answerer:
         try:
             scored = await self._candidate(arm, request)
         except Missed as missed:
-            course.event = missed.event
-        except Exception:  # whatever the model raised, rows that it cannot read among it: the champion may
-            course.event = "errors"
+            course.event, course.why = missed.event, str(missed)
+        except Exception as error:  # whatever the model raised, rows that it cannot read among it: the champion may
+            course.event, course.why = "errors", f"{type(error).__name__}: {error}"
         else:
             course.seconds, course.version, course.variant = scored.seconds, arm.model.version, arm.variant
             if time.perf_counter() - course.started > self._budget_s:
@@ -160,6 +164,7 @@ class Answerer:
             setattr(counts, event, getattr(counts, event) + 1)
             if found is not None and course.version != arm.model.version:
                 counts.fallbacks += 1
+            _tell(course, arm, found, latency)
         if not forced:
             self._accounts.finished(document, course.arm, routed, event, course.seconds)
             if routed is not None and found is not None:
@@ -180,6 +185,23 @@ class Answerer:
                 latency,
                 status,
             )
+        if self._log_requests:
+            line = {**_who(course, arm, latency), "answered_by": course.variant, "rows": request.rows}
+            fell_back = course.version != arm.model.version
+            log_event(logging.INFO, "request", every=True, **line, status=_status(event, found, fell_back))
+
+
+def _tell(course: Course, arm: ArmRoute, found: Answer | None, latency: float) -> None:
+    """The line of a request that went wrong."""
+    level, event = logging.WARNING, "late" if course.version == arm.model.version else "fallback"
+    if found is None:
+        level, event = logging.ERROR, "failed"
+    log_event(level, event, **_who(course, arm, latency), reason=course.event, error=course.why[:MOST_ERROR])
+
+
+def _who(course: Course, arm: ArmRoute, latency: float) -> dict[str, Any]:
+    ms = round(latency * 1000, 3)
+    return {"prediction_id": course.prediction_id, "variant": arm.variant, "version": arm.model.version, "ms": ms}
 
 
 def _status(event: str | None, found: Answer | None, fell_back: bool) -> str:

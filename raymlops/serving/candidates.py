@@ -12,6 +12,7 @@ from raymlops.config.serving import CandidateServing
 from raymlops.serving.batching import Columns
 from raymlops.serving.dispatch import Breaker, Dispatcher
 from raymlops.serving.link import Links, socket_directory
+from raymlops.serving.logs import log_event
 from raymlops.serving.routing import Remote
 
 logger = logging.getLogger("raymlops.serving")
@@ -47,11 +48,14 @@ async def connect(app: str, config: CandidateServing) -> Remote:
         answer: Sequence[tuple[str, Any, float]] = await method.remote(parts)
         return answer
 
+    def changed(opened: bool) -> None:
+        log_event(logging.WARNING, "breaker_opened" if opened else "breaker_closed", application=app)
+
     dispatcher = Dispatcher(
         call,
         budget_s=config.budget_ms / 1000,
         max_in_flight=config.max_in_flight,
-        breaker=Breaker(config.breaker_failures, config.breaker_seconds),
+        breaker=Breaker(config.breaker_failures, config.breaker_seconds, changed),
     )
     return Remote(dispatcher, schema, keeper)
 

@@ -32,10 +32,11 @@ class Missed(RaymlopsError):
 
 
 class Breaker:
-    """Opens after so many failures in a row; after a while one call is let through, whose outcome decides."""
+    """Opens after so many failures in a row; after a while one call is let through, whose outcome decides. `changed` is
+    told when it has opened (True) or closed again."""
 
-    def __init__(self, failures: int, seconds: float) -> None:
-        self._limit, self._seconds = failures, seconds
+    def __init__(self, failures: int, seconds: float, changed: Callable[[bool], None] = lambda opened: None) -> None:
+        self._limit, self._seconds, self._changed = failures, seconds, changed
         self._failures = 0
         self._closed_at = 0.0
 
@@ -49,11 +50,15 @@ class Breaker:
 
     def record(self, ok: bool, now: float) -> None:
         if ok:
-            self._failures = 0
+            was_open, self._failures = self._failures >= self._limit, 0
+            if was_open:
+                self._changed(False)
             return
         self._failures += 1
         if self._failures >= self._limit:
             self._closed_at = now + self._seconds
+            if self._failures == self._limit:
+                self._changed(True)
 
 
 class _Waiting(NamedTuple):

@@ -7,7 +7,6 @@ request timeout can be switched off by a header of the client, so the deadline i
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope
 
-logger = logging.getLogger("raymlops.serving")
 VARIANT_HEADER = "x-raymlops-variant"
 RETRY_AFTER = {"retry-after": "1"}
 _HEALTH = frozenset({"live", "ready", "model_ready", "ping"})
@@ -96,7 +94,6 @@ class Ingress:
             seconds = self._config.limits.timeout_s
             return _refusal(ProtocolError(504, f"no answer within {seconds:g} s"), family)
         except ModelFailed as error:
-            logger.error("%s", error)
             return _refusal(ProtocolError(500, str(error)), family)
         except Exception:
             logger.exception("a defect of the endpoint")

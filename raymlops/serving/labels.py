@@ -94,8 +94,7 @@ class _Waiting:
 class LabelStore:
     """One per replica. `add` belongs to event loops; a thread of its own writes."""
 
-    def __init__(self, store: Store, endpoint: str, replica: str, most_waiting: int = _MOST_WAITING) -> None:
-        self._replica = replica
+    def __init__(self, store: Store, endpoint: str, most_waiting: int = _MOST_WAITING) -> None:
         self._writer = LabelWriter(store, endpoint)
         self._most_waiting = most_waiting
         self._lock = threading.Lock()
@@ -118,6 +117,7 @@ class LabelStore:
             if not self._open or self._held + len(labels) > self._most_waiting:
                 self._totals["refused"] += len(labels)
                 reason = f"{self._held} labels wait to be stored" if self._open else "the endpoint is shutting down"
+                log_event(logging.WARNING, "labels_refused", reason=reason)
                 raise LabelsUnavailable(f"the labels were not stored, send them again later: {reason}")
             self._held += len(labels)
             self._queue.append(waiting)
@@ -165,7 +165,7 @@ class LabelStore:
         except Exception as found:  # nothing is acknowledged, and the next batch tries anew
             error = LabelsUnavailable(f"the labels were not stored, send them again later: {found}")
         if error:
-            log_event(logging.WARNING, "labels_not_stored", replica=self._replica, reason=str(error))
+            log_event(logging.WARNING, "labels_not_stored", reason=str(error))
         with self._lock:
             self._held -= sum(len(waiting.labels) for waiting in taken)
             if error:

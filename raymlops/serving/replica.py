@@ -22,12 +22,12 @@ from raymlops.serving.document import ModelRef, RoutingDocument
 from raymlops.serving.follower import Follower
 from raymlops.serving.hosting import Batching, Host
 from raymlops.serving.labels import LabelStore
-from raymlops.serving.logs import configure_logging
+from raymlops.serving.logs import configure_logging, log_event, log_left_out
 from raymlops.serving.metrics import Counts, MetricsExporter
 from raymlops.serving.outbox import Outbox
 from raymlops.serving.prediction_log import PredictionLog
 from raymlops.serving.reporter import ReplicaReporter
-from raymlops.serving.router import Router
+from raymlops.serving.router import Router, described
 from raymlops.serving.routing import Remote, Routing, make_routing
 from raymlops.serving.shadow import Mirror
 from raymlops.store import Store
@@ -44,13 +44,13 @@ class Replica:
         """Blocks until the champion is loaded. Raises RaymlopsError or OSError when it cannot be."""
         import torch
 
-        configure_logging()
         args = EndpointArgs.model_validate(endpoint)
         self.name, self.config = args.name, args.serving
         config, limits, candidate = self.config, self.config.limits, self.config.candidate
         torch.set_num_threads(config.threads)
         device = "cuda" if config.gpus > 0 and torch.cuda.is_available() else "cpu"
         self.id = uuid.uuid4().hex
+        configure_logging(endpoint=self.name, replica=self.id)
         self._store = Store(args.storage)
         self.counts = Counts()
         batching = Batching(config.batch_rows, config.batch_wait_ms / 1000, self.counts.batch)
@@ -62,9 +62,9 @@ class Replica:
         self._outbox = Outbox(self.id)
         self._reporter = ReplicaReporter(self.accounts, self._outbox, self._link.report)
         self._log = PredictionLog(self._store, self.name, self.id, config.log) if config.log.enabled else None
-        self.labels = LabelStore(self._store, self.name, self.id)
+        self.labels = LabelStore(self._store, self.name)
         mirror = Mirror(self.accounts, self._log, budget_s, candidate.max_in_flight)
-        self.answerer = Answerer(self.name, self.accounts, self._log, budget_s, mirror)
+        self.answerer = Answerer(self.name, self.accounts, self._log, budget_s, mirror, config.log_requests)
         self._remotes: dict[str, Remote] = {}
         self._facts = {"id": self.id, "build": args.build, "failed": {}}
         self._follower = Follower(self._host, self._facts, self._link, self._adopt)
@@ -116,6 +116,7 @@ class Replica:
         for app in wanted - self._remotes.keys():
             self._remotes[app] = await connect(app, self.config.candidate)
         self.routing = self._make(router)
+        log_event(logging.INFO, "document", **described(router))
         for app in self._remotes.keys() - wanted:
             # Requests that are under way to it still get their answers.
             later, keeper = self.config.limits.timeout_s, self._remotes.pop(app).keeper
@@ -128,6 +129,7 @@ class Replica:
     async def _export(self) -> None:
         while True:
             await asyncio.sleep(METRICS_SECONDS)
+            log_left_out()
             try:
                 log = None if self._log is None else self._log.statistics()
                 self._exporter.flush(weights=self.routing.weights, log=log, labels=self.labels.statistics())

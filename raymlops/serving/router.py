@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from raymlops.errors import RaymlopsError
 from raymlops.rollout.evidence import CONTROL, Assignment, Stamp, unit_hash
@@ -45,6 +46,16 @@ class Router:
 
     def _local(self) -> list[ModelRef]:
         return [arm.model for arm in self.arms if arm.app is None]
+
+
+def described(router: Router) -> dict[str, Any]:
+    """A document in one line of a log."""
+    document = router.document
+    arms = {
+        variant: {"version": arm.model.version, "share": round(weight, 6)}
+        for variant, arm, weight in zip(router.variants, router.arms, router.weights, strict=True)
+    }
+    return {"document": list(document.order), "rollout": document.rollout, "mode": document.mode, "arms": arms}
 
 
 def _variant(document: RoutingDocument, arms: tuple[Arm, ...], number: int) -> str:

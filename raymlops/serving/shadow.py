@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import time
 from contextvars import Context
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from raymlops.serving.accounts import Accounts
 from raymlops.serving.answering import Answered
 from raymlops.serving.batching import Answer, Scored
 from raymlops.serving.dispatch import Missed
+from raymlops.serving.logs import MOST_ERROR, log_event
 from raymlops.serving.prediction_log import PredictionLog
 from raymlops.serving.protocol import ParsedRequest
 from raymlops.serving.routing import ArmRoute, Routing
@@ -48,13 +51,13 @@ class Mirror:
     async def _copy(
         self, routing: Routing, number: int, arm: ArmRoute, request: ParsedRequest, answered: Answered
     ) -> None:
-        started, event, found = time.perf_counter(), None, None
+        started, event, why, found = time.perf_counter(), None, "", None
         try:
             found = await self._ask(arm, request)
         except Missed as missed:
-            event = missed.event
-        except Exception:  # whatever the candidate raised
-            event = "errors"
+            event, why = missed.event, str(missed)
+        except Exception as error:  # whatever the candidate raised
+            event, why = "errors", f"{type(error).__name__}: {error}"
         finally:
             self._rows -= request.rows
         compared = (0, 0, 0.0) if found is None else compare(answered.answer, found.answer)
@@ -63,6 +66,12 @@ class Mirror:
         arm.counts.observe(time.perf_counter() - started)
         if event is not None:
             setattr(arm.counts, event, getattr(arm.counts, event) + 1)
+            who: dict[str, Any] = {
+                "prediction_id": answered.prediction_id,
+                "variant": arm.variant,
+                "version": arm.model.version,
+            }
+            log_event(logging.WARNING, "copy_failed", **who, reason=event, error=why[:MOST_ERROR])
         if self._log is not None and found is not None:
             self._log.append(
                 time.time(),

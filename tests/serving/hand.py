@@ -98,7 +98,8 @@ class Endpoint:
         candidate = {**SERVING["candidate"], "budget_ms": 500, "breaker_failures": 3, "breaker_seconds": 1.0}
         serving = {**SERVING, "proxy": "haproxy", "replicas": replicas, "port": self.port, "candidate": candidate}
         self.args = EndpointArgs.of(endpoint_config(root, serving={**serving, "limits": limits}))
-        ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level="error")
+        quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+        self._session = Path(ray.init(address="local", num_cpus=6, **quiet).address_info["session_dir"])
         serve.start(http_options={"host": "127.0.0.1", "port": self.port})
         champion = self.args.stage_champion()
         self.document = RoutingDocument(self.args.name, term=1, version=1, champion=champion)
@@ -169,6 +170,11 @@ class Endpoint:
         title = f"ray::ServeReplica:{app or self.args.name}:"
         family = psutil.Process().children(recursive=True)
         return [process.pid for process in family if (process.cmdline() or [""])[0].startswith(title)]
+
+    def logged(self) -> list[dict[str, Any]]:
+        """What the replicas logged so far."""
+        texts = [path.read_text() for path in (self._session / "logs").glob("worker-*.err")]
+        return [json.loads(line) for text in texts for line in text.splitlines() if line.startswith('{"time"')]
 
     def end(self) -> None:
         import ray

@@ -91,6 +91,16 @@ def test_the_champion_answers_for_a_candidate_that_fails(
     assert arms["0"]["fallbacks"] == 0, "what a candidate does is not counted against control"
     events = [e for e in hand.do("seen", rollout=name)["events"] if e["metric"] == event]
     assert events and {e["arm"] for e in events} == {1}
+    logged = hand.do("logged")
+    adopted = {line["replica"] for line in logged if line["event"] == "document" and line["rollout"] == name}
+    assert len(adopted) == REPLICAS
+    version = versions[behaviour]
+    failed = [line for line in logged if line["event"] == "fallback" and line["version"] == version]
+    assert {(line["endpoint"], line["variant"]) for line in failed} == {("trips", "candidate-1")}
+    assert event in {line["reason"] for line in failed}
+    assert all(line["prediction_id"] and line["replica"] for line in failed)
+    if isolated:
+        assert any(line["event"] == "breaker_opened" for line in logged)
 
 
 @pytest.mark.usefixtures("plain")

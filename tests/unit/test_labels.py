@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def store_of_labels(store: Store) -> Iterator[LabelStore]:
-    opened = LabelStore(store, "flights", "r")
+    opened = LabelStore(store, "flights")
     yield opened
     opened.close()
 
@@ -62,12 +62,12 @@ def test_acknowledged_labels_are_readable_by_others_at_once(store: Store, store_
 
 def test_sending_again_writes_nothing(store: Store) -> None:
     batch = [Label(float(n), f"id-{n}") for n in range(5)]
-    first = LabelStore(store, "flights", "r")
+    first = LabelStore(store, "flights")
     assert add(first, *batch) == LabelCounts(5, 0, 0)
     before, seen = files(store), read(store)
     assert add(first, *batch) == LabelCounts(0, 5, 0)
     first.close()
-    again = LabelStore(store, "flights", "r")  # another replica, which remembers nothing
+    again = LabelStore(store, "flights")  # another replica, which remembers nothing
     add(again, *reversed(batch))
     again.close()
     assert files(store) == before
@@ -95,7 +95,7 @@ def test_many_requests_share_few_files(store: Store, monkeypatch: pytest.MonkeyP
     gate = threading.Event()
     create = Store.create
     monkeypatch.setattr(Store, "create", lambda *a: gate.wait(20) and create(*a))
-    opened = LabelStore(store, "flights", "r")
+    opened = LabelStore(store, "flights")
 
     async def many() -> list[LabelCounts]:
         requests = [asyncio.ensure_future(opened.add([Label(n, f"id-{n}")])) for n in range(200)]
@@ -111,7 +111,7 @@ def test_many_requests_share_few_files(store: Store, monkeypatch: pytest.MonkeyP
 
 
 def test_nothing_is_acknowledged_that_the_store_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = LabelStore(store, "flights", "r")
+    opened = LabelStore(store, "flights")
     with monkeypatch.context() as patch:
 
         def full(*_: Any) -> bool:
@@ -127,7 +127,7 @@ def test_nothing_is_acknowledged_that_the_store_refused(store: Store, monkeypatc
 
 
 def test_a_full_queue_and_a_closed_store_refuse(store: Store) -> None:
-    opened = LabelStore(store, "flights", "r", most_waiting=1)
+    opened = LabelStore(store, "flights", most_waiting=1)
     with pytest.raises(LabelsUnavailable, match="wait to be stored"):
         add(opened, Label(1.0, "a"), Label(2.0, "b"))
     opened.close()
@@ -137,7 +137,7 @@ def test_a_full_queue_and_a_closed_store_refuse(store: Store) -> None:
 
 
 def test_closing_stores_what_was_taken(store: Store) -> None:
-    opened = LabelStore(store, "flights", "r")
+    opened = LabelStore(store, "flights")
 
     async def leave() -> None:
         request = asyncio.ensure_future(opened.add([Label(1.0, "a")]))
@@ -253,7 +253,7 @@ def labels_tiers(fan: int) -> Any:
 
 def test_small_files_become_few(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_files, "GRACE_S", -1.0)
-    opened = LabelStore(store, "flights", "r")
+    opened = LabelStore(store, "flights")
     for number in range(70):
         add(opened, Label(number, f"id-{number}"))
     opened.close()
@@ -287,7 +287,7 @@ def test_a_damaged_file_is_named(store: Store, store_of_labels: LabelStore) -> N
 
 def test_memory_of_labels_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels, "_REMEMBERED", 3)
-    opened = LabelStore(store, "flights", "r")
+    opened = LabelStore(store, "flights")
     add(opened, *[Label(n, f"id-{n}") for n in range(5)])
     assert add(opened, Label(4, "id-4"), Label(0, "id-0")) == LabelCounts(1, 1, 0)
     opened.close()
@@ -296,7 +296,7 @@ def test_memory_of_labels_is_bounded(store: Store, monkeypatch: pytest.MonkeyPat
 
 def test_any_filesystem_will_do() -> None:
     store = Store("memory://labels-test")
-    opened = LabelStore(store, "flights", "r")
+    opened = LabelStore(store, "flights")
     add(opened, Label(1.0, "a"))
     opened.close()
     assert len(read(store)) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -189,6 +190,70 @@ def test_a_champion_that_fails_is_told_and_counted() -> None:
         with pytest.raises(ModelFailed, match="broken"):
             await world.ask(0)
         assert world.totals(0)["errors"] == 1
+
+    asyncio.run(run())
+
+
+def test_what_goes_wrong_is_a_line_with_the_prediction_id(lines: Callable[[], list[Any]]) -> None:
+    """And nothing else is a line."""
+
+    async def run() -> None:
+        world = World(candidate=adds(10.0))
+        await world.ask(0)
+        await world.ask(1)
+        assert lines() == []
+
+        world = World(candidate=raises(RuntimeError("broken")))
+        found = await world.ask(1)
+        (line,) = lines()
+        who = {"endpoint": "flights", "replica": "r1", "variant": "candidate-1", "version": "2"}
+        assert who.items() <= line.items() and line["prediction_id"] == found.prediction_id
+        assert (line["event"], line["level"]) == ("fallback", "warning")
+        assert (line["reason"], line["error"]) == ("errors", "RuntimeError: broken")
+
+        world = World(champion=raises(RuntimeError("broken")))
+        with pytest.raises(ModelFailed):
+            await world.ask(0)
+        (line,) = lines()
+        assert (line["event"], line["level"], line["reason"]) == ("failed", "error", "errors")
+        assert (line["variant"], line["version"]) == ("champion", "1") and "broken" in line["error"]
+        assert line["prediction_id"] == world.log.rows[0][1]
+
+        def slow(columns: Any, rows: int) -> dict[str, np.ndarray]:
+            time.sleep(BUDGET * 1.2)
+            return PLUS_ONE(columns, rows)
+
+        await World(champion=slow).ask(0)
+        (line,) = lines()
+        assert (line["event"], line["reason"]) == ("late", "timeouts") and line["ms"] > BUDGET * 1000
+
+    asyncio.run(run())
+
+
+def test_every_request_is_a_line_if_wanted(lines: Callable[[], list[Any]]) -> None:
+    async def run() -> None:
+        world = World(candidate=raises(RuntimeError("broken")))
+        world.answerer._log_requests = True
+        for _ in range(30):
+            await world.ask(0)
+        assert [line["event"] for line in lines()] == ["request"] * 30
+        found = await world.ask(1)
+        _, line = lines()
+        assert (line["event"], line["level"], line["status"], line["rows"]) == ("request", "info", "fallback", 1)
+        assert (line["variant"], line["answered_by"]) == ("candidate-1", "champion")
+        assert line["prediction_id"] == found.prediction_id
+
+    asyncio.run(run())
+
+
+def test_a_copy_that_fails_is_a_line(lines: Callable[[], list[Any]]) -> None:
+    async def run() -> None:
+        world = World(candidate=raises(RuntimeError("broken")), mode="shadow")
+        found = await world.ask(0)
+        while world.mirror._tasks:
+            await asyncio.sleep(0)
+        (line,) = lines()
+        assert (line["event"], line["prediction_id"]) == ("copy_failed", found.prediction_id)
 
     asyncio.run(run())
 

@@ -1,13 +1,11 @@
-"""Counts of the endpoint, what is handed to Prometheus, the dashboard that shows it, and the structured logs."""
+"""Counts of the endpoint, what is handed to Prometheus and the dashboard that shows it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import math
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,6 @@ import pytest
 from rollout_cases import FakeWorld, run, settings
 
 from raymlops.rollout.gauges import PHASES, RolloutGauges, export
-from raymlops.serving import logs
-from raymlops.serving.logs import configure_logging, log_event
 from raymlops.serving.metrics import BOUNDS, SPECS, Counts, MetricsExporter, scraped
 from raymlops.store import Store
 
@@ -108,7 +104,7 @@ def test_the_health_of_log_and_labels_is_shown(tmp_path: Path) -> None:
     from raymlops.serving.prediction_log import PredictionLog
 
     ray, store = FakeRay(), Store(str(tmp_path))
-    log, labels = PredictionLog(store, "flights", "r", LogConfig()), LabelStore(store, "flights", "r")
+    log, labels = PredictionLog(store, "flights", "r", LogConfig()), LabelStore(store, "flights")
     log.append(1e9, "a", "1", "champion", 1.0, None, {"x": [1.0]}, None, 1, 0.1, "ok")
     log.close()
     log.append(1e9, "b", "1", "champion", 1.0, None, {"x": [1.0]}, None, 1, 0.1, "ok")
@@ -229,52 +225,3 @@ def test_grafana_can_import_the_dashboard(dashboard: dict[str, Any]) -> None:
             assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
             references = [target["refId"] for target in panel["targets"]]
             assert len(set(references)) == len(references)
-
-
-# --- structured logs
-
-
-@pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[Any]]]:
-    """What was logged since the last call."""
-    logger = logging.getLogger(logs.LOGGER)
-    before = list(logger.handlers), logger.level, logger.propagate
-    logger.handlers = []
-    monkeypatch.setattr(logs, "_window", {})
-    yield lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    logger.handlers, logger.level, logger.propagate = before
-
-
-def test_events_are_json_lines_with_their_fields(lines: Callable[[], list[Any]]) -> None:
-    configure_logging()
-    configure_logging()
-    log_event(logging.INFO, "quiet")
-    log_event(logging.WARNING, "fallback", prediction_id="a\nb", variant="candidate-1")
-    logging.getLogger(f"{logs.LOGGER}.replica").warning("plain %s", "text")
-    first, second = lines()
-    assert (first["event"], first["level"], first["prediction_id"]) == ("fallback", "warning", "a\nb")
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
-    assert second["event"] == "plain text"
-
-
-def test_an_exception_stays_on_its_line(lines: Callable[[], list[Any]]) -> None:
-    try:
-        raise ValueError("two\nlines")
-    except ValueError:
-        configure_logging().exception("failed")
-    (line,) = lines()
-    assert "two\nlines" in line["exception"]
-
-
-def test_a_storm_of_events_is_cut_and_counted(lines: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
-    configure_logging()
-    for _ in range(1000):
-        log_event(logging.WARNING, "fallback")
-    log_event(logging.WARNING, "other")
-    now = 101.0
-    log_event(logging.WARNING, "fallback")
-    found = lines()
-    assert len(found) == logs.MOST_PER_SECOND + 2
-    assert found[-1]["left_out"] == 1000 - logs.MOST_PER_SECOND
