@@ -184,6 +184,7 @@ class Answerer:
                 request.rows,
                 latency,
                 status,
+                request.size,
             )
         if self._log_requests:
             line = {**_who(course, arm, latency), "answered_by": course.variant, "rows": request.rows}

@@ -1,7 +1,7 @@
 """The prediction log: every answer of a replica, written to parquet in the background.
 
     log = PredictionLog(store, endpoint, replica, config.serving.log)
-    log.append(time, prediction_id, version, variant, weight, key_hash, inputs, outputs, rows, latency, status)
+    log.append(time, prediction_id, version, variant, weight, key_hash, inputs, outputs, rows, latency, status, size)
     log.close()
 
 Whatever happens to the store, a request neither waits nor fails for the log: rows wait in memory up to a bound, and
@@ -62,7 +62,7 @@ class PredictionLog:
         rows: int,
         latency: float,
         status: str,
-        size: int = 0,
+        size: int,
     ) -> bool:
         """Takes one request: `rows` values per column of `inputs` and `outputs`, which must not change afterwards.
 

@@ -85,6 +85,7 @@ class Mirror:
                 request.rows,
                 time.perf_counter() - started,
                 "shadow",
+                request.size,
             )
 
     async def _ask(self, arm: ArmRoute, request: ParsedRequest) -> Scored:

@@ -49,7 +49,7 @@ def record(number: int, at: datetime = NOON, rows: int = 1, **changes: Any) -> R
 
 
 def append(log: PredictionLog, number: int, **changes: Any) -> bool:
-    return log.append(*record(number, **changes))
+    return log.append(*record(number, **changes), 100)
 
 
 def ids(store: Store, since: datetime = ALL[0], until: datetime = ALL[1]) -> list[str]:
@@ -160,10 +160,19 @@ def test_overflow_is_dropped_and_counted(store: Store, monkeypatch: pytest.Monke
     assert log.statistics()["dropped_rows"] == 7
 
 
-def test_bytes_that_wait_are_bounded_too(store: Store) -> None:
+def test_bytes_that_wait_are_bounded_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    write = Store.write
+    monkeypatch.setattr(Store, "write", lambda *a, **k: gate.wait(20) and write(*a, **k))
     log = opened(store)
-    assert not log.append(*record(1), 300 * 1024 * 1024)
+    kept = [log.append(*record(number), 100 * 1024 * 1024) for number in range(4)]
+    assert kept == [True, True, False, False]
+    assert log.append(*record(4), 1000)
+    gate.set()
+    wait_for(lambda: log.statistics()["waiting_rows"] == 0)
+    assert log.append(*record(5), 100 * 1024 * 1024)
     log.close()
+    assert log.statistics()["dropped_rows"] == 2
 
 
 def test_a_store_that_comes_back_gets_every_row(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

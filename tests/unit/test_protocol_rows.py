@@ -10,7 +10,7 @@ import pytest
 from protocol_cases import EXPECTED, JSON, ROWS, STAMP, answer, numbers_only, rules, same_columns, schema
 
 from raymlops.config.serving import Limits
-from raymlops.serving.protocol import Label, ProtocolError, Rules, parse_feedback, parse_rows
+from raymlops.serving.protocol import Label, ProtocolError, Rules, match, parse, parse_feedback, parse_rows
 
 
 def parsed(content: Any, by: Rules | None = None, **headers: str) -> Any:
@@ -23,6 +23,11 @@ def test_many_rows_and_one() -> None:
     same_columns(request.columns, EXPECTED)
     single = parsed(ROWS[0])
     assert single.rows == 1 and single.columns["carrier"] == ["UA"]
+
+
+def test_a_request_knows_how_large_it_was() -> None:
+    body = json.dumps({"rows": ROWS}).encode()
+    assert parse(match("POST", "/v2/models/flights/rows"), body, {}, rules()).size == len(body)
 
 
 def test_rows_may_hold_the_key() -> None:

@@ -52,9 +52,11 @@ class Log:
 
     def __init__(self) -> None:
         self.rows: list[tuple[Any, ...]] = []
+        self.sizes: list[int] = []
 
     def append(self, *row: Any) -> bool:
-        self.rows.append(row)
+        self.rows.append(row[:-1])
+        self.sizes.append(row[-1])
         return True
 
 
@@ -106,7 +108,7 @@ class World:
             self.key[router.route(key).arm] = key
 
     async def ask(self, arm: int, forced: int | None = None) -> Answered:
-        request = ParsedRequest({"x": [1.0]}, 1, None, {}, self.key[arm], None)  # type: ignore[arg-type]
+        request = ParsedRequest({"x": [1.0]}, 1, None, {}, self.key[arm], None, 70)  # type: ignore[arg-type]
         return await self.answerer.answer(self.routing, request, forced)
 
     def totals(self, arm: int) -> dict[str, Any]:
@@ -127,6 +129,7 @@ def test_each_arm_answers_its_keys() -> None:
             ("1", "champion", "ok"),
             ("2", "candidate-1", "ok"),
         ]
+        assert world.log.sizes == [70, 70]
 
     asyncio.run(run())
 

@@ -105,9 +105,9 @@ def test_the_health_of_log_and_labels_is_shown(tmp_path: Path) -> None:
 
     ray, store = FakeRay(), Store(str(tmp_path))
     log, labels = PredictionLog(store, "flights", "r", LogConfig()), LabelStore(store, "flights")
-    log.append(1e9, "a", "1", "champion", 1.0, None, {"x": [1.0]}, None, 1, 0.1, "ok")
+    log.append(1e9, "a", "1", "champion", 1.0, None, {"x": [1.0]}, None, 1, 0.1, "ok", 9)
     log.close()
-    log.append(1e9, "b", "1", "champion", 1.0, None, {"x": [1.0]}, None, 1, 0.1, "ok")
+    log.append(1e9, "b", "1", "champion", 1.0, None, {"x": [1.0]}, None, 1, 0.1, "ok", 9)
     MetricsExporter(Counts(), "flights", ray).flush(log=log.statistics(), labels=labels.statistics())
     labels.close()
     assert (ray.get("log_rows_written"), ray.get("log_rows_dropped"), ray.get("log_rows_waiting")) == (1, 1, 0)

@@ -19,4 +19,6 @@ def parse(route: Route, body: bytes, headers: Mapping[str, str], rules: Rules) -
 
     `headers` by lower-case name. Whatever the body holds, this returns or raises ProtocolError with a status 4xx.
     """
-    return PARSERS[route.operation](body, headers, rules)
+    request = PARSERS[route.operation](body, headers, rules)
+    request.size = len(body)
+    return request

@@ -41,6 +41,8 @@ class ParsedRequest:
     key: str | None
     """What keeps a user on one variant: from the header, else the parameter, else the column."""
     reply: Reply
+    size: int = 0
+    """Bytes of the body."""
 
     def encode(self, answer: Mapping[str, Any], stamp: Stamp) -> Encoded:
         """The answer in the form that this request asked for."""
