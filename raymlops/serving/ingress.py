@@ -7,6 +7,7 @@ request timeout can be switched off by a header of the client, so the deadline i
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope
 
+logger = logging.getLogger("raymlops.serving")
 VARIANT_HEADER = "x-raymlops-variant"
 RETRY_AFTER = {"retry-after": "1"}
 _HEALTH = frozenset({"live", "ready", "model_ready", "ping"})
