@@ -69,6 +69,7 @@ class World:
         candidate: Behaviour | None = None,
         remote: Callable[[Any], Awaitable[Any]] | None = None,
         mode: str = "canary",
+        budget: float = BUDGET,
     ) -> None:
         self.document = RoutingDocument(
             "m",
@@ -101,7 +102,7 @@ class World:
         self.accounts.follow(self.document, 0.0)
         self.log = Log()
         self.mirror = Mirror(self.accounts, self.log, BUDGET, 4)  # type: ignore[arg-type]
-        self.answerer = Answerer("m", self.accounts, self.log, BUDGET, self.mirror)  # type: ignore[arg-type]
+        self.answerer = Answerer("m", self.accounts, self.log, budget, self.mirror)  # type: ignore[arg-type]
         keys = map(str, range(1000))
         self.key = {0: "", 1: ""}
         for key in keys:
@@ -201,12 +202,12 @@ def test_what_goes_wrong_is_a_line_with_the_prediction_id(lines: Callable[[], li
     """And nothing else is a line."""
 
     async def run() -> None:
-        world = World(candidate=adds(10.0))
+        world = World(candidate=adds(10.0), budget=60.0)
         await world.ask(0)
         await world.ask(1)
         assert lines() == []
 
-        world = World(candidate=raises(RuntimeError("broken")))
+        world = World(candidate=raises(RuntimeError("broken")), budget=60.0)
         found = await world.ask(1)
         (line,) = lines()
         who = {"endpoint": "flights", "replica": "r1", "variant": "candidate-1", "version": "2"}
@@ -214,7 +215,7 @@ def test_what_goes_wrong_is_a_line_with_the_prediction_id(lines: Callable[[], li
         assert (line["event"], line["level"]) == ("fallback", "warning")
         assert (line["reason"], line["error"]) == ("errors", "RuntimeError: broken")
 
-        world = World(champion=raises(RuntimeError("broken")))
+        world = World(champion=raises(RuntimeError("broken")), budget=60.0)
         with pytest.raises(ModelFailed):
             await world.ask(0)
         (line,) = lines()
@@ -223,19 +224,19 @@ def test_what_goes_wrong_is_a_line_with_the_prediction_id(lines: Callable[[], li
         assert line["prediction_id"] == world.log.rows[0][1]
 
         def slow(columns: Any, rows: int) -> dict[str, np.ndarray]:
-            time.sleep(BUDGET * 1.2)
+            time.sleep(0.002)
             return PLUS_ONE(columns, rows)
 
-        await World(champion=slow).ask(0)
+        await World(champion=slow, budget=0.001).ask(0)
         (line,) = lines()
-        assert (line["event"], line["reason"]) == ("late", "timeouts") and line["ms"] > BUDGET * 1000
+        assert (line["event"], line["reason"]) == ("late", "timeouts") and line["ms"] > 1.0
 
     asyncio.run(run())
 
 
 def test_every_request_is_a_line_if_wanted(lines: Callable[[], list[Any]]) -> None:
     async def run() -> None:
-        world = World(candidate=raises(RuntimeError("broken")))
+        world = World(candidate=raises(RuntimeError("broken")), budget=60.0)
         world.answerer._log_requests = True
         for _ in range(30):
             await world.ask(0)
