@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
-PROBE_SECONDS = 30.0
+PROBE_SECONDS, PROBES = 30.0, 2
+"""A candidate that does not answer in time is probed once more: Serve's controller may have gone away just then, and
+without it nobody knows where the candidate runs."""
 CRASHES, CRASH_SECONDS = 3, 300.0
 """So many deaths of a candidate's replicas within that time are a crash loop."""
 DOWN_SECONDS = 60.0
@@ -31,10 +33,39 @@ DOWN_SECONDS = 60.0
 class _App:
     state: str = "starting"
     reason: str = ""
-    running: int = 0
+    alive: int = 0
     down_since: float | None = None
     deaths: list[float] = field(default_factory=list)
     probing: bool = False
+    probes: int = 0
+    """That were not answered."""
+
+    def see(self, status: str, alive: int, message: str, now: float) -> None:
+        """Takes up what Serve says of it: the application's status, its living replicas and what is wrong."""
+        if alive < self.alive:
+            self.deaths = [at for at in self.deaths if at > now - CRASH_SECONDS] + [now] * (self.alive - alive)
+        self.alive = alive
+        if alive:
+            self.down_since = None
+        elif self.down_since is None:
+            self.down_since = now
+        if status == "DEPLOY_FAILED":
+            self.state, self.reason = "failed", message or "its deployment failed"
+        elif len(self.deaths) >= CRASHES:
+            self.state, self.reason = "failed", f"crash loop: {len(self.deaths)} deaths within {CRASH_SECONDS:g} s"
+        elif self.down_since is not None and self.state == "ready" and now > self.down_since + DOWN_SECONDS:
+            self.state, self.reason = "failed", f"no replica ran for {DOWN_SECONDS:g} s"
+
+    def probed(self, error: BaseException | None) -> None:
+        """Takes up what became of a probe. What the candidate itself says is believed at once."""
+        from ray.exceptions import RayTaskError
+
+        if error is None:
+            self.state = "ready"
+            return
+        self.probes += 1
+        if isinstance(error, RayTaskError) or self.probes >= PROBES:
+            self.state, self.reason = "failed", f"the probe failed: {_said(error)}"
 
 
 class Deployer:
@@ -84,38 +115,34 @@ class Deployer:
         if missing:
             await asyncio.to_thread(_deploy, self._args, list(missing.values()))
         for name in set(wanted) & set(found):
-            self._see(name, self._apps.setdefault(name, _App()), found[name])
+            app = self._apps.setdefault(name, _App())
+            app.see(*found[name], time.monotonic())
+            if found[name][0] == "RUNNING" and app.state == "starting" and not app.probing:
+                app.probing = True
+                asyncio.get_running_loop().create_task(self._probe(name, app))
         self._clean = not extra
-
-    def _see(self, name: str, app: _App, found: tuple[str, int, str]) -> None:
-        """Takes up what Serve says of an application that should run."""
-        status, running, message = found
-        now = time.monotonic()
-        if running < app.running:
-            app.deaths = [at for at in app.deaths if at > now - CRASH_SECONDS] + [now] * (app.running - running)
-        app.running = running
-        app.down_since = None if running else app.down_since or now
-        if status == "DEPLOY_FAILED":
-            app.state, app.reason = "failed", message or "its deployment failed"
-        elif len(app.deaths) >= CRASHES:
-            app.state, app.reason = "failed", f"crash loop: {len(app.deaths)} deaths within {CRASH_SECONDS:g} s"
-        elif app.down_since is not None and app.state == "ready" and now > app.down_since + DOWN_SECONDS:
-            app.state, app.reason = "failed", f"no replica ran for {DOWN_SECONDS:g} s"
-        elif status == "RUNNING" and app.state == "starting" and not app.probing:
-            app.probing = True
-            asyncio.get_running_loop().create_task(self._probe(name, app))
 
     async def _probe(self, name: str, app: _App) -> None:
         """Nobody gets traffic before it has answered the recorded rows as the registered version does."""
         try:
             handle = await asyncio.to_thread(_handle, name)
-            await asyncio.wait_for(handle.probe.remote(), PROBE_SECONDS)
-        except Exception as error:
-            app.state, app.reason = "failed", f"the probe failed: {_said(error)}"
+        except Exception as error:  # Serve's controller went away, and no word about the candidate
+            log.warning("cannot probe %s: %s", name, error)
         else:
-            app.state = "ready"
+            try:
+                await asyncio.wait_for(handle.probe.remote(), PROBE_SECONDS)
+            except Exception as error:
+                app.probed(error)
+            else:
+                app.probed(None)
         finally:
             app.probing = False
+
+
+def living(states: Mapping[str, int]) -> int:
+    """Replicas that live, by Serve's count of each state. Serve's controller, when it was restarted itself, calls all
+    of them recovering until it has found them again."""
+    return states.get("RUNNING", 0) + states.get("RECOVERING", 0)
 
 
 def _said(error: BaseException) -> str:
@@ -125,16 +152,16 @@ def _said(error: BaseException) -> str:
 
 
 def _applications(prefix: str) -> dict[str, tuple[str, int, str]]:
-    """Application → status, running replicas, last line of what Serve says about it."""
+    """Application → status, living replicas, last line of what Serve says about it."""
     from ray import serve
 
     found = {}
     for name, app in serve.status().applications.items():
         if not name.startswith(prefix):
             continue
-        running = sum(d.replica_states.get("RUNNING", 0) for d in app.deployments.values())
+        alive = sum(living(d.replica_states) for d in app.deployments.values())
         messages = [app.message, *(d.message for d in app.deployments.values())]
-        found[name] = (str(getattr(app.status, "value", app.status)), running, _last_line(messages))
+        found[name] = (str(getattr(app.status, "value", app.status)), alive, _last_line(messages))
     return found
 
 

@@ -37,7 +37,8 @@ class Candidate:
         self._hosted = host.load(ModelRef(**model))
         self._store = host.store
         gcs = ray.get_runtime_context().gcs_address
-        self._listener = Listener(socket_directory(gcs, candidate_app(endpoint, self._hosted.ref)), self.predict)
+        directory = socket_directory(gcs, candidate_app(endpoint, self._hosted.ref))
+        self._listener = Listener(directory, self.predict, greeting=self._hosted.schema)
         self._opening = asyncio.get_running_loop().create_task(self._listener.open())
 
     async def __del__(self) -> None:

@@ -1,11 +1,13 @@
 """A replica's side of the routing document: where it comes from at the start, and how it changes while traffic flows.
 
-A document is followed once its models are here and checked; until then the one before stays in force.
+A document is followed once its models are here and checked, and its candidates found; until then the one before stays
+in force. That may take long, and goes on beside the asking, by which the controller knows that this replica lives.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -19,6 +21,8 @@ from raymlops.serving.router import Router
 
 logger = logging.getLogger("raymlops.serving")
 POLL_SECONDS = 4.0
+TAKING_SECONDS = 0.2
+"""How often the controller is asked while a document is being taken, which it gives again and again until then."""
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
 AWAY_SECONDS = 60.0
 """Without a controller for so long, a replica answers with the champion alone: nobody watches the candidates."""
@@ -51,21 +55,44 @@ class Follower:
         self._heard_at = clock()
         self._changed = asyncio.Event()
         self._loading: asyncio.Task[None] | None = None
+        self._taking: tuple[RoutingDocument, asyncio.Task[None]] | None = None
 
-    async def run(self) -> None:
-        """Until cancelled."""
+    async def run(self, first: RoutingDocument | None = None) -> None:
+        """Until cancelled. `first` is taken if the controller has no newer one."""
+        if first is not None:
+            self._begin(first)
         failures = 0
         while True:
             try:
                 text = await self._poll()
                 failures, self._heard_at = 0, self._clock()
-                if text is not None and not await self.take(RoutingDocument.from_json(text)):
-                    await asyncio.sleep(RETRY_SECONDS[-1])
+                if text is not None:
+                    self._begin(RoutingDocument.from_json(text))
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), TAKING_SECONDS)
             except Exception as error:
                 logger.debug("no answer from the rollout controller: %s", error)
                 await self._without_controller()
                 await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
                 failures += 1
+
+    def _begin(self, document: RoutingDocument) -> None:
+        """Take a document beside everything else, in the place of an older one that is being taken."""
+        if self._taking is not None and not self._taking[1].done():
+            if document.order <= self._taking[0].order:
+                return
+            self._taking[1].cancel()
+        self._taking = document, asyncio.get_running_loop().create_task(self._try(document))
+
+    async def _try(self, document: RoutingDocument) -> None:
+        try:
+            followed = await self.take(document)
+        except Exception as error:
+            logger.warning("cannot follow routing document %s: %s", document.order, error)
+            followed = False
+        if not followed:
+            await asyncio.sleep(RETRY_SECONDS[-1])
+        self._changed.set()
 
     async def take(self, document: RoutingDocument) -> bool:
         """Follow a document, if it is newer and its models can be had; returns whether it is followed."""
@@ -118,6 +145,8 @@ class Follower:
         away = self._clock() - self._heard_at > AWAY_SECONDS
         if document is None or not away or self._alone or not document.arms:
             return
+        if self._taking is not None:
+            self._taking[1].cancel()
         logger.error("the rollout controller is away for %.0f s: the champion answers alone", AWAY_SECONDS)
         plain = replace(document, arms=(), shares=(), rollout=None, counted=False, mode="canary")
         await self._adopt(Router(plain))

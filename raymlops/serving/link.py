@@ -5,6 +5,8 @@ tenth of the traffic takes it. Where no socket is found (the candidate runs on a
 
     frame: 4 bytes length of what follows, 8 bytes number of the call, pickled content
 
+The candidate's first frame, number 0, is its greeting: what it says of itself, and the sign that it is alive.
+
 Pickle as Serve's own calls: both ends are this program, and nobody else can reach the socket.
 """
 
@@ -28,6 +30,8 @@ logger = logging.getLogger("raymlops.serving")
 HEAD = struct.Struct("!IQ")
 MOST_BYTES = 256 * 1024 * 1024
 SCAN_SECONDS = 0.5
+GREETING_SECONDS = 1.0
+"""For a socket opens, by the kernel, to a process that hangs as well."""
 Parts = list[tuple[Columns, int]]
 Outcomes = Sequence[tuple[str, Any, float]]
 
@@ -78,10 +82,14 @@ class _Frames(asyncio.Protocol):
 class _Answering(_Frames):
     """The candidate's end of a connection."""
 
-    def __init__(self, answer: Callable[[Parts], Awaitable[Outcomes]]) -> None:
+    def __init__(self, answer: Callable[[Parts], Awaitable[Outcomes]], greeting: Any) -> None:
         super().__init__()
-        self._answer = answer
+        self._answer, self._greeting = answer, greeting
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.send(0, self._greeting)
 
     def received(self, number: int, content: bytes) -> None:
         task = asyncio.get_running_loop().create_task(self._reply(number, content))
@@ -95,15 +103,18 @@ class _Answering(_Frames):
 class Listener:
     """The candidate's side: answers calls at a socket of its own until closed."""
 
-    def __init__(self, directory: Path, answer: Callable[[Parts], Awaitable[Outcomes]]) -> None:
+    def __init__(self, directory: Path, answer: Callable[[Parts], Awaitable[Outcomes]], greeting: Any = None) -> None:
         self._path = directory / f"{uuid.uuid4().hex[:12]}"
-        self._answer = answer
+        self._answer, self._greeting = answer, greeting
         self._server: asyncio.AbstractServer | None = None
 
     async def open(self) -> None:
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Answering(self._answer), str(self._path))
+        self._server = await loop.create_unix_server(self._answering, str(self._path))
+
+    def _answering(self) -> _Answering:
+        return _Answering(self._answer, self._greeting)
 
     def close(self) -> None:
         if self._server is not None:
@@ -121,6 +132,8 @@ class Connection(_Frames):
         self._calls: dict[int, asyncio.Future[bytes]] = {}
         self._number = 0
         self.open = True
+        self.greeting: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        """What the candidate says of itself; cancelled when it goes away before that."""
 
     async def call(self, parts: Parts) -> Outcomes:
         """Raises ConnectionError when the other side goes away."""
@@ -137,22 +150,28 @@ class Connection(_Frames):
         return answer
 
     def received(self, number: int, content: bytes) -> None:
+        if number == 0 and not self.greeting.done():
+            self.greeting.set_result(pickle.loads(content))  # noqa: S301  (our own; see the module)
         future = self._calls.get(number)
         if future is not None and not future.done():
             future.set_result(content)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.open = False
+        self.greeting.cancel()
         for future in self._calls.values():
             if not future.done():
                 future.set_exception(ConnectionError("the candidate is gone"))
 
 
 class Links:
-    """Connections to every replica of a candidate on this machine, kept up by one task."""
+    """Connections to every replica of a candidate on this machine, kept up by one task.
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    `greeted` gets what a replica says of itself when it is connected to.
+    """
+
+    def __init__(self, directory: Path, greeted: Callable[[Any], None] = lambda _: None) -> None:
+        self._directory, self._greeted = directory, greeted
         self._open: dict[str, Connection] = {}
         self._turn = 0
 
@@ -189,7 +208,13 @@ class Links:
                 _, connection = await loop.create_unix_connection(Connection, str(path))
             except ConnectionRefusedError:  # left behind by a process that was killed
                 path.unlink(missing_ok=True)
+                continue
             except OSError as error:
                 logger.debug("cannot connect to %s: %s", path, error)
-            else:
+                continue
+            await asyncio.wait((connection.greeting,), timeout=GREETING_SECONDS)
+            if connection.greeting.done() and not connection.greeting.cancelled():
                 self._open[name] = connection
+                self._greeted(connection.greeting.result())
+            else:  # it hangs, or has just gone; it is connected to again
+                connection.close()

@@ -16,7 +16,7 @@ from raymlops.rollout.ledger import persisted_document
 from raymlops.serving.accounts import Accounts
 from raymlops.serving.answering import Answerer
 from raymlops.serving.args import EndpointArgs
-from raymlops.serving.candidates import connect
+from raymlops.serving.candidates import Isolated
 from raymlops.serving.controller_link import ControllerLink
 from raymlops.serving.document import ModelRef, RoutingDocument
 from raymlops.serving.follower import Follower
@@ -28,7 +28,7 @@ from raymlops.serving.outbox import Outbox
 from raymlops.serving.prediction_log import PredictionLog
 from raymlops.serving.reporter import ReplicaReporter
 from raymlops.serving.router import Router, described
-from raymlops.serving.routing import Remote, Routing, make_routing
+from raymlops.serving.routing import Routing, make_routing
 from raymlops.serving.shadow import Mirror
 from raymlops.store import Store
 
@@ -65,7 +65,7 @@ class Replica:
         self.labels = LabelStore(self._store, self.name)
         mirror = Mirror(self.accounts, self._log, budget_s, candidate.max_in_flight)
         self.answerer = Answerer(self.name, self.accounts, self._log, budget_s, mirror, config.log_requests)
-        self._remotes: dict[str, Remote] = {}
+        self._remotes: dict[str, Isolated] = {}
         self._facts = {"id": self.id, "build": args.build, "failed": {}}
         self._follower = Follower(self._host, self._facts, self._link, self._adopt)
         self._exporter = MetricsExporter(self.counts, self.name)
@@ -89,7 +89,7 @@ class Replica:
 
     def start(self) -> None:
         """Starts the tasks; they have a context of their own, as they serve no request."""
-        self._spawn(self._follow())
+        self._spawn(self._follower.run(self._first))
         self._spawn(self._reporter.run())
         self._spawn(self._export())
 
@@ -107,20 +107,20 @@ class Replica:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(Context().run(asyncio.get_running_loop().create_task, work))
 
-    async def _follow(self) -> None:
-        await self._follower.take(self._first)
-        await self._follower.run()
-
     async def _adopt(self, router: Router) -> None:
+        import ray
+        from ray import serve
+
         wanted = {arm.app for arm in router.arms if arm.app is not None}
         for app in wanted - self._remotes.keys():
-            self._remotes[app] = await connect(app, self.config.candidate)
+            cluster = ray.get_runtime_context().gcs_address
+            self._remotes[app] = Isolated(app, self.config.candidate, cluster, serve.get_app_handle)
+        await asyncio.gather(*(self._remotes[app].known() for app in wanted))
         self.routing = self._make(router)
         log_event(logging.INFO, "document", **described(router))
         for app in self._remotes.keys() - wanted:
             # Requests that are under way to it still get their answers.
-            later, keeper = self.config.limits.timeout_s, self._remotes.pop(app).keeper
-            asyncio.get_running_loop().call_later(later, keeper.cancel)
+            asyncio.get_running_loop().call_later(self.config.limits.timeout_s, self._remotes.pop(app).close)
 
     def _make(self, router: Router) -> Routing:
         self._reporter.add(self.accounts.follow(router.document, time.time()))

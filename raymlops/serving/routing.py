@@ -5,7 +5,6 @@ Immutable. A request takes the one in force when it is routed, and stays with it
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,15 +17,13 @@ from raymlops.serving.protocol import ModelSchema, Rules
 from raymlops.serving.router import Router
 
 
-@dataclass(frozen=True)
+@dataclass
 class Remote:
     """An isolated candidate."""
 
     dispatcher: Dispatcher
-    schema: ModelSchema | None
-    """What it reads; None when it did not say."""
-    keeper: asyncio.Task[None]
-    """Keeps the connections up; to be cancelled when the candidate is not needed any more."""
+    schema: ModelSchema | None = None
+    """What it reads; None while it has not said."""
 
 
 @dataclass(frozen=True)

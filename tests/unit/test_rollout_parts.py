@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.exceptions import RayTaskError
 from rich.console import Console
 from rollout_cases import Behaviour, FakeWorld, run, settings
 from typer.testing import CliRunner
 
 from raymlops.config.rollout import Notify, RolloutConfig
+from raymlops.errors import IntegrityError
 from raymlops.rollout import notify, orders
 from raymlops.rollout import settings as mapping
+from raymlops.rollout.candidates import CRASHES, DOWN_SECONDS, _App, living
 from raymlops.rollout.evidence import LatencyMetric, MeanMetric, RateMetric
 from raymlops.rollout.joining import DELIVERY_SECONDS, MAX_PREDICTIONS, LabelJoin
 from raymlops.rollout.presence import Presence
@@ -351,3 +354,42 @@ def test_the_status_of_copies(tmp_path: Path) -> None:
     assert (arm["requests"], arm["disagreed"], arm["mean_difference"]) == (50, 12, 0.5)
     text = _shown(render(found))
     assert "shadow" in text and "25.00%" in text and "0.5" in text
+
+
+# -- candidates' applications ------------------------------------------------------------------------------------------
+
+
+def test_replicas_that_serve_is_finding_again_did_not_die() -> None:
+    app = _App(state="ready")
+    for now in range(2 * CRASHES):
+        states = {"RUNNING": 1} if now % 2 else {"RECOVERING": 1}
+        app.see("DEPLOYING", living(states), "", float(now))
+    assert app.state == "ready" and not app.deaths
+    app.see("DEPLOYING", living({"STARTING": 1}), "", 10.0)
+    assert len(app.deaths) == 1
+
+
+def test_a_crash_loop_and_a_long_absence_are_failures() -> None:
+    app = _App(state="ready")
+    for now in range(2 * CRASHES):
+        app.see("DEPLOYING", now % 2, "", float(now))
+    assert app.state == "ready"
+    app.see("DEPLOYING", 0, "", 10.0)
+    assert app.state == "failed" and app.reason.startswith("crash loop: 3 deaths")
+    app = _App(state="ready")
+    app.see("DEPLOYING", 0, "", 0.0)
+    app.see("DEPLOYING", 0, "", DOWN_SECONDS)
+    assert app.state == "ready"
+    app.see("DEPLOYING", 0, "", 0.1 + DOWN_SECONDS)
+    assert app.state == "failed"
+
+
+def test_what_a_candidate_says_to_a_probe_is_believed_and_silence_is_asked_again() -> None:
+    app = _App()
+    app.probed(TimeoutError())
+    assert app.state == "starting"
+    app.probed(TimeoutError())
+    assert (app.state, app.reason) == ("failed", "the probe failed: TimeoutError")
+    app = _App()
+    app.probed(RayTaskError("probe", "", IntegrityError("other numbers")))
+    assert (app.state, app.reason) == ("failed", "the probe failed: IntegrityError: other numbers")

@@ -91,7 +91,7 @@ class World:
         link = None
         if remote is not None:
             options: Any = {"budget_s": BUDGET, "max_in_flight": 8, "breaker": Breaker(99, 1.0)}
-            link = Remote(Dispatcher(remote, **options), None, None)  # type: ignore[arg-type]
+            link = Remote(Dispatcher(remote, **options))
         arms = tuple(
             ArmRoute(model, router.variants[n], router.weights[n], hosted[n], link if n else None, self.counts[n])
             for n, model in enumerate((A, B))

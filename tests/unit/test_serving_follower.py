@@ -70,9 +70,14 @@ class World:
         self.now = 0.0
         self.models, self.controller = Models(*broken), Controller(document)
         self.adopted: list[RoutingDocument] = []
+        self.found = asyncio.Event()
+        """Whether the isolated candidate is found."""
+        self.found.set()
         self.follower = Follower(self.models, {"id": "r"}, self.controller, self._adopt, lambda: self.now)  # type: ignore[arg-type]
 
     async def _adopt(self, router: Router) -> None:
+        if router.arms and any(arm.app is not None for arm in router.arms):
+            await self.found.wait()
         self.adopted.append(router.document)
 
     async def until(self, what: Any) -> None:
@@ -103,6 +108,39 @@ def test_documents_are_followed_upwards_and_told_as_known() -> None:
         assert await world.follower.take(replace(FIRST, term=2)), "a new term is newer, whatever its version"
 
     world.run(work)
+
+
+def test_asking_goes_on_while_a_candidate_is_looked_for_and_a_newer_document_ends_that() -> None:
+    """Who does not ask counts as dead: a promotion or rollback would not wait for it."""
+    world = World()
+
+    async def work() -> None:
+        await world.until(lambda: world.adopted == [FIRST])
+        world.found.clear()
+        world.controller.text = CANARY.to_json()
+        calls = len(world.controller.asked)
+        await world.until(lambda: len(world.controller.asked) >= calls + 3)
+        assert world.controller.asked[-1][0] == [1, 1], "it is not yet followed"
+        world.controller.text = replace(FIRST, version=3).to_json()
+        await world.until(lambda: world.adopted == [FIRST, replace(FIRST, version=3)])
+        world.controller.text = replace(CANARY, version=4).to_json()
+        await asyncio.sleep(0)
+        world.found.set()
+        await world.until(lambda: world.controller.asked[-1][0] == [1, 4])
+
+    world.run(work)
+
+
+def test_the_first_document_is_taken_when_the_controller_is_away() -> None:
+    world = World()
+    world.controller.away = True
+
+    async def work() -> None:
+        task = asyncio.ensure_future(world.follower.run(CANARY))
+        await world.until(lambda: world.adopted == [CANARY])
+        task.cancel()
+
+    asyncio.run(work())
 
 
 def test_residents_are_loaded_beside_and_dropped_when_not_named() -> None:

@@ -104,6 +104,27 @@ def test_replicas_take_turns_and_dead_sockets_are_removed(directory: Path, run_o
     run_on(run())
 
 
+def test_a_replica_says_first_what_it_is_and_one_that_says_nothing_is_not_used(
+    directory: Path, run_on: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "GREETING_SECONDS", 0.05)
+
+    async def run() -> None:
+        said: list[Any] = []
+        links = Links(directory, said.append)
+        listener = Listener(directory, double, greeting={"reads": ["x"]})
+        await listener.open()
+        hangs = await asyncio.get_running_loop().create_unix_server(asyncio.Protocol, str(directory / "hangs"))
+        await links.scan()
+        assert said == [{"reads": ["x"]}] and links.one() is links.one()
+        await links.scan()
+        assert len(said) == 1, "once for every connection"
+        hangs.close()
+        listener.close()
+
+    run_on(run())
+
+
 def test_nothing_there_is_no_connection(directory: Path, run_on: Run) -> None:
     async def run() -> None:
         links = Links(directory)
@@ -123,7 +144,10 @@ def test_a_frame_that_cannot_be_is_refused() -> None:
         def is_closing(self) -> bool:
             return bool(closed)
 
-    connection = Connection()
-    connection.connection_made(Transport())
-    connection.data_received(HEAD.pack(MOST_BYTES + 1, 1))
+    async def run() -> None:
+        connection = Connection()
+        connection.connection_made(Transport())
+        connection.data_received(HEAD.pack(MOST_BYTES + 1, 1))
+
+    asyncio.run(run())
     assert closed
