@@ -74,7 +74,8 @@ class Deployer:
     def __init__(self, args: EndpointArgs) -> None:
         self._args = args
         self._prefix = f"{args.name}-candidate-"
-        self._wanted: dict[str, ModelRef] = {}
+        self._wanted: dict[str, ModelRef] | None = None
+        """None until it is told, which takes a controller that starts anew a while: nothing is removed before."""
         self._apps: dict[str, _App] = {}
         self._deleting: set[str] = set()
         self._clean = False
@@ -101,19 +102,26 @@ class Deployer:
             await asyncio.sleep(POLL_SECONDS)
 
     async def reconcile(self) -> None:
-        wanted = dict(self._wanted)
+        """One step towards what is wanted; cut short when that changes meanwhile."""
         found = await asyncio.to_thread(_applications, self._prefix)
+        wanted = self._wanted
+        if wanted is None:
+            return
         extra = set(found) - set(wanted)
         self._deleting &= extra
         for name in extra - self._deleting:
             log.info("removing candidate application %s", name)
-            await asyncio.to_thread(_delete, name)
             self._deleting.add(name)
+            await asyncio.to_thread(_delete, name)
+            if self._wanted is not wanted:
+                return
         missing = {name: model for name, model in wanted.items() if name not in found}
         for name in missing:
             self._apps[name] = _App()
         if missing:
             await asyncio.to_thread(_deploy, self._args, list(missing.values()))
+            if self._wanted is not wanted:
+                return
         for name in set(wanted) & set(found):
             app = self._apps.setdefault(name, _App())
             app.see(*found[name], time.monotonic())

@@ -23,7 +23,7 @@ from raymlops.rollout.trial import Rollout, Task
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-FIRST_RETRY, LAST_RETRY = 1.0, 60.0
+FIRST_RETRY, LAST_RETRY = 1.0, 15.0
 ROW_SECONDS, MAX_ROWS = 10.0, 500
 ALIAS_SECONDS = 30.0
 """How often the registry is asked where the alias is."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import StringIO
@@ -24,9 +25,9 @@ from typer.testing import CliRunner
 
 from raymlops.config.rollout import Notify, RolloutConfig
 from raymlops.errors import IntegrityError
-from raymlops.rollout import notify, orders
+from raymlops.rollout import candidates, notify, orders
 from raymlops.rollout import settings as mapping
-from raymlops.rollout.candidates import CRASHES, DOWN_SECONDS, _App, living
+from raymlops.rollout.candidates import CRASHES, DOWN_SECONDS, Deployer, _App, living
 from raymlops.rollout.evidence import LatencyMetric, MeanMetric, RateMetric
 from raymlops.rollout.joining import DELIVERY_SECONDS, MAX_PREDICTIONS, LabelJoin
 from raymlops.rollout.presence import Presence
@@ -35,7 +36,7 @@ from raymlops.rollout.status import status_of
 from raymlops.rollout.status_text import duration, history, render
 from raymlops.rollout.totals import BOUNDS, Totals, bucket, quantile
 from raymlops.rollout_cli import app
-from raymlops.serving.document import LatencyRule, QualityRule, RoutingDocument
+from raymlops.serving.document import LatencyRule, ModelRef, QualityRule, RoutingDocument
 from raymlops.store import Store
 
 JOIN = {"mae": (10.0, 4.0)}
@@ -393,3 +394,66 @@ def test_what_a_candidate_says_to_a_probe_is_believed_and_silence_is_asked_again
     app = _App()
     app.probed(RayTaskError("probe", "", IntegrityError("other numbers")))
     assert (app.state, app.reason) == ("failed", "the probe failed: IntegrityError: other numbers")
+
+
+class Serve:
+    """Stands for Serve: what is deployed runs at once, what is deleted is gone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *running: str) -> None:
+        self.running, self.deleted = set(running), list[str]()
+        self.deploying: Callable[[], None] = lambda: None
+        monkeypatch.setattr(candidates, "_applications", lambda _: dict.fromkeys(self.running, ("RUNNING", 1, "")))
+        monkeypatch.setattr(candidates, "_delete", self._delete)
+        monkeypatch.setattr(candidates, "_deploy", self._deploy)
+        monkeypatch.setattr(candidates, "_handle", self._handle)
+
+    def _delete(self, name: str) -> None:
+        self.running.remove(name)
+        self.deleted.append(name)
+
+    def _deploy(self, _: Any, models: list[ModelRef]) -> None:
+        self.deploying()
+        self.running |= {f"m-candidate-{model.version}" for model in models}
+
+    def _handle(self, _: str) -> Any:
+        async def probe() -> None:
+            return None
+
+        return SimpleNamespace(probe=SimpleNamespace(remote=probe))
+
+
+def test_a_controller_that_starts_anew_removes_no_candidate_before_it_knows_which_are_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, model = "m-candidate-2", ModelRef("m", "2", "2" * 64)
+    serve = Serve(monkeypatch, name, "m-candidate-1")
+
+    async def work() -> None:
+        deployer = Deployer(SimpleNamespace(name="m"))  # type: ignore[arg-type]
+        await deployer.reconcile()
+        assert not serve.deleted
+        deployer.want({name: model})
+        await deployer.reconcile()
+        assert serve.deleted == ["m-candidate-1"] and serve.running == {name}
+        while deployer.status() != {name: ("ready", "")}:
+            await asyncio.sleep(0)
+
+    asyncio.run(work())
+
+
+def test_a_candidate_that_is_unwanted_while_it_is_deployed_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, model = "m-candidate-2", ModelRef("m", "2", "2" * 64)
+    serve = Serve(monkeypatch)
+    monkeypatch.setattr(candidates, "POLL_SECONDS", 0.0)
+
+    async def work() -> None:
+        deployer = Deployer(SimpleNamespace(name="m"))  # type: ignore[arg-type]
+        serve.deploying = lambda: deployer.want({})
+        deployer.want({name: model})
+        task = asyncio.ensure_future(deployer.run())
+        async with asyncio.timeout(10):
+            while serve.deleted != [name]:
+                await asyncio.sleep(0.001)
+        task.cancel()
+
+    asyncio.run(work())
