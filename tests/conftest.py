@@ -6,7 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("raymlops", deadline=None)
+hypothesis.settings.load_profile("raymlops")
 
 # Models in tests are tiny: more threads would only wait for each other. Read by torch and BLAS when they are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

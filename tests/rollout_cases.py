@@ -132,7 +132,7 @@ class FakeReplica:
                 if bad and event in ("errors", "fallbacks"):
                     self._reporter.happened(request, metric)
             for rule in document.latency:
-                if latency > rule.threshold * (rule.factor if arm else 1.0):
+                if latency > rule.limit(arm != 0):
                     self._reporter.happened(request, rule.metric)
         if document.quality and document.counted and request is not None:
             identity = f"{self.name}-{now}-{key}"

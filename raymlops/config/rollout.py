@@ -44,10 +44,12 @@ class LatencyComparison(Node):
     kind: Literal["latency"]
     quantile: float = Field(default=0.95, gt=0, lt=1)
     """Of the pooled latencies of all arms."""
-    tolerance: float = Field(default=1.0, ge=1)
+    tolerance: float = Field(default=1.2, ge=1)
     """Factor on the champion's latency above which the candidate is rolled back."""
     margin: float = Field(default=1.5, gt=1)
     """Factor below which it must be proven to be promoted."""
+    slack_ms: float = Field(default=2.0, ge=0)
+    """Milliseconds that a candidate may take on top of both: equal models differ by that much by where they run."""
 
 
 class QualityComparison(Node):

@@ -112,8 +112,8 @@ class Course:
         for metric in self.evidence.config.metrics:
             if isinstance(metric, LatencyMetric):
                 rollback, promotion = self.frozen.get(metric.name, (NEVER, NEVER))
-                found.append(LatencyRule(metric.name, rollback, metric.tolerance))
-                found.append(LatencyRule(metric.margin_name, promotion, metric.margin))
+                found.append(LatencyRule(metric.name, rollback, metric.tolerance, metric.slack))
+                found.append(LatencyRule(metric.margin_name, promotion, metric.margin, metric.slack))
         return tuple(found)
 
     # -- reports and judgement -----------------------------------------------------------------------------------

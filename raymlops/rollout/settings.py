@@ -76,7 +76,8 @@ def _metric(name: str, comparison: RateComparison | LatencyComparison | QualityC
         c = comparison
         return RateMetric(name, tolerance=c.tolerance, margin=c.margin, excess=c.excess, strata=c.strata)
     if isinstance(comparison, LatencyComparison):
-        return LatencyMetric(name, comparison.tolerance, comparison.margin, comparison.quantile)
+        slack = comparison.slack_ms / 1000
+        return LatencyMetric(name, comparison.tolerance, comparison.margin, comparison.quantile, slack)
     horizon = comparison.horizon_seconds + DELIVERY_SECONDS
     return MeanMetric(name, horizon, comparison.tolerance, comparison.margin)
 

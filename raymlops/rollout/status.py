@@ -156,12 +156,18 @@ def _time(rollout: Rollout, course: Course | None, now: float) -> dict[str, Any]
     return found
 
 
+def _latency_limits(course: Course) -> dict[str, list[float]]:
+    """Metric → seconds above which a request is slow, in control and in a candidate; nothing without a threshold."""
+    rules = course.latency_rules if course.frozen else ()
+    return {rule.metric: [rule.limit(candidate=False), rule.limit(candidate=True)] for rule in rules}
+
+
 def _evidence(course: Course) -> dict[str, Any]:
     finding = course.finding
     found: dict[str, Any] = {
         "counted": course.counted,
         "epoch": course.evidence.assignment.current.number,
-        "latency_thresholds_s": {name: list(pair) for name, pair in course.frozen.items()},
+        "latency_limits_s": _latency_limits(course),
         "refused_reports": course.refused,
     }
     if finding is None:

@@ -51,6 +51,9 @@ def _parts(status: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text("")
         yield _evidence(rollout["evidence"])
         yield Text(f"  {rollout['reason']}", style="dim")
+        for metric, (control, candidate) in rollout["latency_limits_s"].items():
+            limits = f"{control * 1000:.3g} ms in control and {candidate * 1000:.3g} ms in candidates"
+            yield Text(f"  {metric} counts requests above {limits}", style="dim")
 
 
 def _last(status: Mapping[str, Any]) -> Iterator[Text]:

@@ -92,7 +92,7 @@ class Accounts:
                 if counted in (event, "fallbacks"):
                     self._evidence.happened(routed, metric)
         for rule in document.latency:
-            if seconds > rule.threshold * (rule.factor if arm != CONTROL else 1.0):
+            if seconds > rule.limit(arm != CONTROL):
                 self._evidence.happened(routed, rule.metric)
 
     def predicted(self, document: RoutingDocument, routed: Routed | None, prediction_id: str, value: Any) -> None:

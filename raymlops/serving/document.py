@@ -40,11 +40,17 @@ class Arm:
 
 @dataclass(frozen=True)
 class LatencyRule:
-    """An event of `metric` is a latency above `threshold` seconds in control, and above `factor` × that elsewhere."""
+    """An event of `metric` is a latency above `threshold` seconds in control, and elsewhere above `factor` × that +
+    `slack` seconds."""
 
     metric: str
     threshold: float
     factor: float
+    slack: float = 0.0
+
+    def limit(self, candidate: bool) -> float:
+        """Seconds above which a request is an event."""
+        return self.threshold * self.factor + self.slack if candidate else self.threshold
 
 
 @dataclass(frozen=True)

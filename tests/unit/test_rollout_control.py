@@ -80,6 +80,23 @@ def test_a_slow_one_is_taken_back(tmp_path: Path) -> None:
     assert world.ledger[-2].payload["blame"] == "slowness"
 
 
+@pytest.mark.parametrize(("slack", "verdict"), [(2.0, "PROMOTE"), (0.0, "ROLLBACK")])
+def test_answers_of_a_fraction_of_a_millisecond_may_differ_by_the_slack(
+    tmp_path: Path, slack: float, verdict: str
+) -> None:
+    """By which core a process runs on, for instance."""
+    world = with_settings(tmp_path, comparisons={"slowness": {"kind": "latency", "slack_ms": slack}})
+    world.behaviour |= {"1": Behaviour(latency=0.0002), "2": Behaviour(latency=0.0005)}
+
+    async def scenario() -> None:
+        await world.seconds(5)
+        await started(world)
+        await world.until(world.over)
+
+    run(scenario())
+    assert world.conductor.last is not None and world.conductor.last["verdict"] == verdict
+
+
 def test_latency_waits_for_a_threshold(tmp_path: Path) -> None:
     world = with_settings(tmp_path, comparisons={"slowness": {"kind": "latency", "tolerance": 1.2}})
     world.requests = 0
@@ -90,8 +107,7 @@ def test_latency_waits_for_a_threshold(tmp_path: Path) -> None:
         assert world.conductor.rollout is not None and world.conductor.rollout.course is not None
         assert world.conductor.rollout.course.state.step == -1  # nothing to judge latencies by
         world.requests = 20
-        await world.seconds(10)
-        assert world.conductor.rollout.course.state.step >= 0
+        await world.until(lambda: world.conductor.rollout.course.state.step >= 0)  # type: ignore[union-attr]
 
     run(scenario())
 

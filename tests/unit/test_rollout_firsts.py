@@ -9,6 +9,8 @@ from dataclasses import fields
 
 import pytest
 from evidence_cases import key_of, rollout
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raymlops.rollout.evidence import (
     Assignment,
@@ -28,6 +30,7 @@ from raymlops.rollout.evidence import (
 )
 from raymlops.rollout.evidence.buckets import KeyBuckets
 from raymlops.rollout.evidence.rates import RateEvidence, promotion_ratios
+from raymlops.serving.document import LatencyRule
 
 
 def test_only_the_first_first_request_of_a_key_counts_for_promotion():
@@ -159,6 +162,39 @@ def test_a_latency_gives_the_events_of_both_thresholds():
     assert slow_events(metric, 3.5, at, candidate=True) == ("latency", "latency@margin")
     assert slow_events(metric, 2.5, at, candidate=True) == ()
     assert slow_events(metric, 2.5, at, candidate=False) == ("latency@margin",)
+
+
+SECONDS = st.floats(0.0, 10.0).map(lambda x: round(x, 6))
+
+
+@given(
+    st.lists(SECONDS, min_size=20, max_size=60),
+    st.floats(0.5, 0.99),
+    st.sampled_from([1.0, 1.2, 2.0]),
+    st.sampled_from([0.0, 0.002, 0.5]),
+    st.floats(0.0, 1.0),
+)
+def test_a_candidate_at_the_edge_of_what_is_tolerated_is_judged_as_control_is(
+    control: list[float], quantile: float, tolerance: float, slack: float, share: float
+) -> None:
+    """Its latencies are tolerance x control's + slack, whatever control's are: then the threshold does not depend on
+    who was the candidate, and the same requests are events. So what is at most as slow has no more than control."""
+    metric = LatencyMetric("latency", tolerance=tolerance, margin=3.0, quantile=quantile, slack=slack)
+    alone, mixed = LatencyThresholds(metric, seed=control), LatencyThresholds(metric)
+    for n, seconds in enumerate(control):
+        candidate = n < share * len(control)
+        mixed.observe(tolerance * seconds + slack if candidate else seconds, candidate=candidate)
+    threshold = alone.freeze()[0]
+    assert mixed.freeze()[0] == pytest.approx(threshold, abs=1e-9)
+    rule = LatencyRule("latency", threshold, tolerance, slack)
+    for seconds in control:
+        at_edge = tolerance * seconds + slack
+        if abs(seconds - threshold) < 1e-9:
+            continue  # equal but for rounding
+        slow = seconds > threshold
+        assert ("latency" in slow_events(metric, at_edge, (threshold, 1e9), candidate=True)) == slow
+        assert (at_edge > rule.limit(candidate=True)) == (seconds > rule.limit(candidate=False)) == slow
+        assert slow_events(metric, at_edge - slack / 2, (threshold, 1e9), candidate=True) <= ("latency",) * slow
 
 
 def test_a_reporter_sends_each_of_the_first_m_requests_of_a_key():

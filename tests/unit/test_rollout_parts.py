@@ -137,7 +137,7 @@ def test_comparisons_become_metrics() -> None:
             "comparisons": {
                 "errors": {"kind": "rate", "tolerance": 1.5, "margin": 3.0, "excess": None},
                 "late": {"kind": "rate", "event": "timeouts"},
-                "slow": {"kind": "latency", "quantile": 0.9, "tolerance": 1.1, "margin": 2.0},
+                "slow": {"kind": "latency", "quantile": 0.9, "tolerance": 1.1, "margin": 2.0, "slack_ms": 3},
                 "mae": {"kind": "quality", "loss_scale": 2.0, "horizon_seconds": 60.0, "margin": 0.1},
             }
         }
@@ -146,7 +146,7 @@ def test_comparisons_become_metrics() -> None:
     assert found.metrics == (
         RateMetric("errors", 1.5, 3.0, None, 4),
         RateMetric("late", 1.0, 2.0, 0.01, 4),
-        LatencyMetric("slow", 1.1, 2.0, 0.9),
+        LatencyMetric("slow", 1.1, 2.0, 0.9, 0.003),
         MeanMetric("mae", 65.0, 0.0, 0.1),
     )
     assert (found.candidates, found.attempt, found.request_timeout, found.alpha) == (2, 3, 4.0, 0.01)
@@ -302,7 +302,7 @@ def _status(world: FakeWorld) -> dict[str, Any]:
 def test_the_status_follows_a_rollout(tmp_path: Path) -> None:
     comparisons = {
         "errors": {"kind": "rate", "excess": 0.2, "strata": 1},
-        "slow": {"kind": "latency", "tolerance": 1.5, "margin": 3.0},
+        "slow": {"kind": "latency", "tolerance": 1.5, "margin": 3.0, "slack_ms": 2.0},
         "mae": {"kind": "quality", "loss_scale": 10.0, "horizon_seconds": 1.0, "margin": 0.5},
     }
     world = FakeWorld(Store(str(tmp_path)), settings(comparisons=comparisons, cooldown_seconds=60.0))
@@ -316,11 +316,14 @@ def test_the_status_follows_a_rollout(tmp_path: Path) -> None:
         await world.seconds(4)
         found = _status(world)
         [evidence] = found["rollout"]["evidence"]
+        control, candidate = found["rollout"]["latency_limits_s"]["slow"]
+        assert candidate == pytest.approx(1.5 * control + 0.002)
         assert [m["metric"] for m in evidence["metrics"]] == ["errors", "slow", "mae"]
         assert all(m["rollback_at"] > m["promotion_at"] > 0 for m in evidence["metrics"])
         assert sum(arm["requests"] for arm in found["traffic"]) == found["rollout"]["requests"] > 0
         assert found["rollout"]["arms"][0]["share"] + found["rollout"]["arms"][1]["share"] == 1.0
         shown["running"] = _shown(render(found))
+        assert f"slow counts requests above {control * 1000:.3g} ms in control" in shown["running"]
         await world.steering.order(lambda c: orders.pause(c, "me"), world.now)
         shown["paused"] = _shown(render(_status(world)))
         await world.steering.order(lambda c: orders.abort(c, "enough", "me", world.now), world.now)

@@ -26,7 +26,7 @@ CANARY = replace(
     epoch=1,
     counted=True,
     rates={"errors": "errors", "any": "fallbacks"},
-    latency=(LatencyRule("latency", 0.010, 1.5),),
+    latency=(LatencyRule("latency", 0.010, 1.2, 0.003),),
     quality=(QualityRule("quality", 1.0),),
 )
 BUDGET, TIMEOUT = 0.25, 10.0
@@ -69,7 +69,7 @@ def test_a_fallback_stays_with_the_arm_that_was_assigned() -> None:
 def test_latency_thresholds_are_by_arm() -> None:
     books = accounts()
     for arm in (0, 1):
-        request(books, key_of(arm), None, 0.012)  # above the threshold of control, below 1.5 times that
+        request(books, key_of(arm), None, 0.014)  # above the threshold of control, below 1.2 times that and 3 ms
     events = sent(books.take(101.0))["report"]["events"]
     assert [(event["arm"], event["metric"]) for event in events] == [(0, "latency")]
 

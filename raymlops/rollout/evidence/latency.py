@@ -5,6 +5,9 @@ Comparing quantiles becomes comparing the rates of Y = 1{X > c} (Howard & Ramdas
 is a quantile of *pooled* latencies, so that with equal arms it has no bearing on who exceeds it, also if keys come
 back. (A quantile of control alone leaks the arm.) It starts from champion latencies of before the rollout; an unseeded
 threshold needs six times longer to find a candidate that is twice as slow.
+
+What a candidate may take more than control, `tolerance` × + `slack`, is taken off its latencies before they are pooled
+and compared: the null is P(candidate > tolerance · c + slack) ≤ P(control > c), and at its edge both arms are alike.
 """
 
 from __future__ import annotations
@@ -23,20 +26,28 @@ from raymlops.rollout.evidence.numerics import Array
 class PooledThreshold:
     """A p-quantile of the last `window` pooled latencies (seconds), refreshed only by `freeze`.
 
-    `tolerance` m asks whether the candidate is slower than m times control: its latencies are divided by m before they
-    are pooled and compared. For promotion m is the margin. `threshold` stays as it is between two calls of `freeze`,
+    `tolerance` m and `slack` s (seconds) ask whether the candidate is slower than m times control and s: of its latency
+    x, (x - s) / m is pooled. For promotion m is the margin. `threshold` stays as it is between two calls of `freeze`,
     which the controller makes when it publishes the value to the replicas: requests are judged by the value they were
     routed under.
     """
 
     def __init__(
-        self, quantile: float = 0.95, *, tolerance: float = 1.0, window: int = 4000, seed: Iterable[float] = ()
+        self,
+        quantile: float = 0.95,
+        *,
+        tolerance: float = 1.0,
+        slack: float = 0.0,
+        window: int = 4000,
+        seed: Iterable[float] = (),
     ):
         if not 0.0 < quantile < 1.0:
             raise EvidenceError(f"quantile: expected a number between 0 and 1, found {quantile:g}")
         if tolerance <= 0.0:
             raise EvidenceError(f"tolerance: expected a positive factor, found {tolerance:g}")
-        self.quantile, self.tolerance = quantile, tolerance
+        if not slack >= 0.0:
+            raise EvidenceError(f"slack: expected seconds, at least 0, found {slack:g}")
+        self.quantile, self.tolerance, self.slack = quantile, tolerance, slack
         self._pool: Array = np.full(window, np.nan)
         self._n = 0
         self.threshold: float | None = None
@@ -49,7 +60,9 @@ class PooledThreshold:
         """Adds a latency to the pool. A request without an answer is observed at its timeout, not left out."""
         if not latency >= 0.0:
             raise EvidenceError(f"latency: expected seconds, at least 0, found {latency!r}")
-        self._pool[self._n % len(self._pool)] = latency / self.tolerance if candidate else latency
+        # Not below 0, where no threshold is: what is within the slack exceeds none, and neither does 0.
+        within = max(0.0, latency - self.slack) / self.tolerance
+        self._pool[self._n % len(self._pool)] = within if candidate else latency
         self._n += 1
 
     def freeze(self) -> float:
@@ -64,6 +77,7 @@ class PooledThreshold:
         return {
             "quantile": self.quantile,
             "tolerance": self.tolerance,
+            "slack": self.slack,
             "n": self._n,
             "threshold": self.threshold,
             "pool": pool,
@@ -71,15 +85,16 @@ class PooledThreshold:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> PooledThreshold:
-        made = cls(data["quantile"], tolerance=data["tolerance"])
+        # States from before there was a slack have none.
+        made = cls(data["quantile"], tolerance=data["tolerance"], slack=data.get("slack", 0.0))
         made._pool = np.frombuffer(base64.b64decode(data["pool"]), "<f8").copy()
         made._n, made.threshold = data["n"], data["threshold"]
         return made
 
 
-def exceeds(latency: float, threshold: float, *, candidate: bool, tolerance: float = 1.0) -> bool:
+def exceeds(latency: float, threshold: float, *, candidate: bool, tolerance: float = 1.0, slack: float = 0.0) -> bool:
     """Whether a request is an event of the latency metric, by the threshold it was routed under."""
-    return latency > threshold * (tolerance if candidate else 1.0)
+    return latency > (threshold * tolerance + slack if candidate else threshold)
 
 
 class LatencyThresholds:
@@ -89,7 +104,7 @@ class LatencyThresholds:
     def __init__(self, metric: LatencyMetric, *, window: int = 4000, seed: Iterable[float] = ()):
         seed = list(seed)
         self.pools = tuple(
-            PooledThreshold(metric.quantile, tolerance=factor, window=window, seed=seed)
+            PooledThreshold(metric.quantile, tolerance=factor, slack=metric.slack, window=window, seed=seed)
             for factor in (metric.tolerance, metric.margin)
         )
 
@@ -121,5 +136,5 @@ def slow_events(
     return tuple(
         name
         for (name, factor), threshold in zip(factors, thresholds, strict=True)
-        if exceeds(latency, threshold, candidate=candidate, tolerance=factor)
+        if exceeds(latency, threshold, candidate=candidate, tolerance=factor, slack=metric.slack)
     )

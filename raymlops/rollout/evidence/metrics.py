@@ -33,13 +33,14 @@ class RateMetric:
 
 @dataclass(frozen=True)
 class LatencyMetric:
-    """Slowness. Rollback events: latency above `tolerance` × threshold for the candidate and threshold for control.
-    Promotion events, under `margin_name`: the same with `margin`. See `LatencyThresholds`."""
+    """Slowness. Rollback events: latency above `tolerance` × threshold + `slack` seconds for the candidate and above
+    threshold for control. Promotion events, under `margin_name`: the same with `margin`. See `LatencyThresholds`."""
 
     name: str
     tolerance: float = 1.0
     margin: float = 1.25
     quantile: float = 0.95
+    slack: float = 0.0
 
     @property
     def margin_name(self) -> str:
@@ -161,6 +162,7 @@ def _problems(config: EvidenceConfig) -> list[str]:
         check(m.margin > m.tolerance, f"{at}.margin", m.margin, "a ratio above the tolerance")
         if isinstance(m, LatencyMetric):
             check(0.0 < m.quantile < 1.0, f"{at}.quantile", m.quantile, "a number between 0 and 1")
+            check(0.0 <= m.slack < math.inf, f"{at}.slack", m.slack, "seconds, at least 0")
         elif m.excess is not None:
             check(0.0 < m.excess < 1.0, f"{at}.excess", m.excess, "a rate between 0 and 1")
             check(1 <= m.strata <= 24, f"{at}.strata", m.strata, "1 to 24")
