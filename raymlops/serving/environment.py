@@ -20,6 +20,8 @@ Mode = Literal["haproxy", "default"]
 MIDDLEWARE = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raymlops.serving.middleware:middlewares"}
 DRAIN = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
 """Seconds that a replica goes on answering after it was told to end; Serve's default makes every delete take 30."""
+NICENESS = {"RAY_worker_niceness": "0"}
+"""Ray lets its workers give way to everything else on the machine (15), and a request with them."""
 HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -62,6 +64,7 @@ def environment(mode: Mode, directory: Path) -> dict[str, str]:
         **RAY_ENVIRONMENT,
         **MIDDLEWARE,
         **DRAIN,
+        **NICENESS,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_SERVE_LOG_TO_STDERR": "0",

@@ -9,8 +9,9 @@ the number of requests in progress that it scales by counts those only that it h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -54,8 +55,46 @@ class Lane:
                 done = await self._answer(scope, receive)
             finally:
                 self.in_progress -= 1
-        await send({"type": "http.response.start", "status": done.status_code, "headers": done.raw_headers})
-        await send({"type": "http.response.body", "body": done.body})
+        with in_one_write(send):
+            await send({"type": "http.response.start", "status": done.status_code, "headers": done.raw_headers})
+            await send({"type": "http.response.body", "body": done.body})
+
+
+class OneWrite:
+    """Stands in for a connection while a response is sent, so that its head and body leave together: each write wakes
+    the other side, and costs as much as reading the request did."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection, self._parts = connection, list[bytes]()
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self.flush()
+        self._connection.close()
+
+    def flush(self) -> None:
+        if self._parts:
+            self._connection.write(b"".join(self._parts))
+            self._parts.clear()
+
+
+@contextmanager
+def in_one_write(send: Send) -> Iterator[None]:
+    """Where `send` belongs to uvicorn's cycle of request and response, which holds its connection as `transport`.
+    Elsewhere nothing changes."""
+    cycle = getattr(send, "__self__", None)
+    connection = getattr(cycle, "transport", None)
+    if cycle is None or connection is None:
+        yield
+        return
+    cycle.transport = joined = OneWrite(connection)
+    try:
+        yield
+    finally:
+        cycle.transport = connection
+        joined.flush()
 
 
 _here: Lane | None = None

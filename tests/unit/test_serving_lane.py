@@ -133,3 +133,38 @@ def test_a_request_that_is_cancelled_gives_its_place_back() -> None:
         assert lane.in_progress == 0
 
     asyncio.run(run())
+
+
+class Cycle:
+    """What uvicorn's cycle of request and response is to `send`: the owner of a transport."""
+
+    def __init__(self) -> None:
+        self.transport = self.connection = Connection()
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.transport.write(b"head;")
+        else:
+            self.transport.write(message["body"])
+            self.transport.close()
+
+
+class Connection:
+    def __init__(self) -> None:
+        self.seen: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.seen.append(data)
+
+    def close(self) -> None:
+        self.seen.append(b"closed")
+
+
+def test_a_response_leaves_in_one_write_before_its_connection_is_closed() -> None:
+    async def run() -> None:
+        cycle = Cycle()
+        await Lane(answer, lambda scope: done(503), 1)(scope("/a"), None, cycle.send)  # type: ignore[arg-type]
+        assert cycle.connection.seen == [b"head;/a", b"closed"]
+        assert cycle.transport is cycle.connection
+
+    asyncio.run(run())
