@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -51,6 +52,7 @@ def measure(quick: bool, options: argparse.Namespace) -> Report:
     with ExitStack() as stack:
         storage = options.storage or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raymlops-soak-")))
         given = models.prepare(storage)
+        shutil.rmtree(storage / "rollouts", ignore_errors=True)  # of an earlier soak, whose end nobody waited for
         endpoint = stack.enter_context(serving(given, SETTINGS))
         raw = in_child(
             soak,

@@ -46,7 +46,12 @@ def prepare(storage: Path) -> Models:
     if not (storage / "mlflow.db").exists() or champion(registry, NAME) is None:
         _train(storage)
         _train(storage, "seed=8", "gate.champion.tolerance=10")
-    first, second = find_version(registry, f"{NAME}@champion"), find_version(registry, f"{NAME}@candidate")
+    first = find_version(registry, f"{NAME}@champion")
+    # Not by an alias: rollouts that were promoted here before have moved the champion's.
+    others = {found.version for found in registry.client.search_model_versions(f"name = '{NAME}'")} - {first.version}
+    if not others:
+        raise RuntimeError(f"{storage}: expected two versions of {NAME}, found {first.version} only")
+    second = find_version(registry, f"{NAME}/{max(others, key=int)}")
     package = first.load()
     rows = sample(package.config.features.raw_columns())
     columns = {name: [row[name] for row in rows] for name in rows[0]}
