@@ -44,7 +44,7 @@ def start(
         ),
     ] = "canary",
     force: Annotated[
-        bool, typer.Option("--force", help="Also during the cooldown, also if it was rolled back.")
+        bool, typer.Option("--force", help="Also during the cooldown, if it was rolled back, or wants other requests.")
     ] = False,
     address: Address = None,
     as_json: AsJson = False,

@@ -127,15 +127,20 @@ class Controller:
         settings, name = parts.settings, parts.settings.name
         staged: list[tuple[ModelRef, str | None]] = []
         sizes: list[int] = []
+        changes: list[list[str]] = []
+        champion = parts.steering.conductor.champion
         for version in spec["versions"]:
             found = await parts.outside.with_registry(promotion.stage, parts.registry, parts.store, name, str(version))
             sizes.append(await asyncio.to_thread(packages.size, parts.store, found[0]))
             staged.append(found)
+            if champion is not None:
+                changes.append(await asyncio.to_thread(packages.changes, parts.store, champion, found[0]))
         chosen = {"mode": spec.get("mode", "canary"), "force": bool(spec.get("force")), "by": str(spec.get("by", ""))}
         models, tags = [model for model, _ in staged], [tag for _, tag in staged]
 
         def make(conductor: Conductor) -> Intent:
-            return orders.begin(conductor, settings, models, tags=tags, sizes=sizes, now=time.time(), **chosen)
+            known: dict[str, Any] = {"tags": tags, "sizes": sizes, "changes": changes}
+            return orders.begin(conductor, settings, models, now=time.time(), **known, **chosen)
 
         return await self._order(make)
 

@@ -28,12 +28,14 @@ def begin(
     now: float,
     tags: Sequence[str | None] = (),
     sizes: Sequence[int] = (),
+    changes: Sequence[Sequence[str]] = (),
 ) -> Intent:
     """The start of a rollout of staged models. `tags` are what the registry says of each about earlier rollouts,
-    `sizes` their packages' bytes.
+    `sizes` their packages' bytes, `changes` why requests as they are now would not do for it.
 
-    Raises Refused when one is under way, during the cooldown, for the champion itself and for versions that were
-    rolled back; `force` lifts the cooldown and the last. Raises ConfigError when the policy cannot be.
+    Raises Refused when one is under way and for the champion itself; and, unless `force` is given, during the cooldown,
+    for versions that were rolled back, and for those that want other requests. Raises ConfigError when the policy
+    cannot be.
     """
     if mode not in MODES:
         raise Refused(f"mode: expected one of {', '.join(MODES)}, found {mode!r}")
@@ -51,6 +53,13 @@ def begin(
             raise Refused(f"version {model.version} is the champion already")
     if not force:
         _check_history(conductor, settings, models, tags, now)
+        for model, changed in zip(models, changes, strict=False):
+            if changed:
+                raise Refused(
+                    f"version {model.version} wants other requests than version {conductor.champion.version}: "
+                    f"{'; '.join(changed)}. --force starts anyway: the champion answers what the candidate cannot "
+                    "read, and after a promotion such requests are refused"
+                )
     policy_of(settings.rollout, chosen)
     isolated = settings.serving.candidate.placement == "isolated"
     known = dict(zip((model.sha256 for model in models), sizes, strict=False))

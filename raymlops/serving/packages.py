@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raymlops.errors import IntegrityError, RaymlopsError
+from raymlops.errors import IntegrityError, RaymlopsError, Refused
 from raymlops.serving.document import ModelRef
+from raymlops.serving.protocol.schema import ModelSchema
 
 if TYPE_CHECKING:
     from raymlops.registry.backend import Tracking
@@ -86,6 +87,30 @@ def size(store: Store, ref: ModelRef) -> int:
     from raymlops.registry.package import MANIFEST
 
     return sum(entry["bytes"] for entry in _listed(store.read(f"{ref.path}/{MANIFEST}"), ref).values())
+
+
+def schema(store: Store, ref: ModelRef) -> ModelSchema:
+    """What a staged version takes and answers. Raises StoreError."""
+    from raymlops.features.state import FeatureState
+    from raymlops.registry.package import CONFIG, FEATURES, PackageConfig
+
+    config = PackageConfig.model_validate_json(store.read(f"{ref.path}/{CONFIG}"))
+    state = FeatureState.from_json(store.read(f"{ref.path}/{FEATURES}").decode())
+    return ModelSchema.of_parts(config, state, ref.name, [ref.version])
+
+
+def changes(store: Store, champion: ModelRef, candidate: ModelRef) -> list[str]:
+    """Why requests as they are now would not do for the candidate; empty when they do.
+
+    Raises Refused when its answers are of another form: whoever asks may not find what was asked for.
+    """
+    ours, theirs = schema(store, champion), schema(store, candidate)
+    if ours.outputs != theirs.outputs:
+        raise Refused(
+            f"version {candidate.version} answers with {', '.join(theirs.outputs)}, and the champion, version "
+            f"{champion.version}, with {', '.join(ours.outputs)}: one cannot take the other's place"
+        )
+    return ours.not_taken_by(theirs)
 
 
 def recorded(store: Store, ref: ModelRef) -> Recorded:

@@ -10,6 +10,8 @@ from rollout_cases import Behaviour, FakeReplica, FakeWorld, model, run, setting
 
 from raymlops.errors import ConfigError, Refused
 from raymlops.rollout import orders
+from raymlops.rollout.conductor import Conductor
+from raymlops.rollout.views import Intent
 from raymlops.store import Store
 
 
@@ -316,6 +318,21 @@ def test_history_is_remembered(world: FakeWorld) -> None:
     assert attempts == [1, 2]
     thresholds = [e.payload["numbers"]["thresholds"][0] for e in world.ledger if e.kind == "rollback"]
     assert thresholds[1] > thresholds[0] + 1.3  # the error is spent: log 4
+
+
+def test_a_candidate_that_wants_other_requests_is_forced_or_refused(world: FakeWorld) -> None:
+    def make(conductor: Conductor, force: bool) -> Intent:
+        changes = [["it needs the column 'age', which requests need not have now"]]
+        chosen: dict[str, Any] = {"mode": "canary", "force": force, "by": "", "now": world.now, "changes": changes}
+        return orders.begin(conductor, world.settings, [model(2)], **chosen)
+
+    async def scenario() -> None:
+        await world.seconds(1)
+        with pytest.raises(Refused, match=r"version 2 .* version 1: it needs the column 'age', .* --force"):
+            await world.steering.order(lambda c: make(c, False), world.now)
+        await world.steering.order(lambda c: make(c, True), world.now)
+
+    run(scenario())
 
 
 def test_tag_of_the_registry_refuses_too(world: FakeWorld) -> None:

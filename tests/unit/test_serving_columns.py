@@ -1,4 +1,4 @@
-"""Predictions from columns are those from a data frame."""
+"""Predictions from columns are those from a data frame; and which columns a version reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import pandas as pd
 import pytest
 from registry_cases import config_of, example, make_package, user_files, with_user_code
 
-from raymlops.errors import DataError
+from raymlops.config.tree import Config
+from raymlops.errors import DataError, Refused
+from raymlops.registry.package import ModelPackage, read_files
+from raymlops.serving import packages
+from raymlops.serving.document import ModelRef
+from raymlops.serving.protocol import ModelSchema
+from raymlops.store import Store
 
 
 def columns_of(frame: pd.DataFrame, form: str) -> dict[str, Any]:
@@ -46,3 +52,30 @@ def test_bad_columns_are_named(tmp_path: Path) -> None:
         package.predict_columns({**columns, "zeta": ["a", "b"]}, 2)
     with pytest.raises(DataError, match="'zeta': missing"):
         package.predict_columns({name: values for name, values in columns.items() if name != "zeta"}, 2)
+
+
+def stored(store: Store, directory: Path, config: Config, version: str) -> tuple[ModelRef, ModelPackage]:
+    package = make_package(directory, config)
+    ref = ModelRef("trip.time", version, package.sha256)
+    for path, data in read_files(directory).items():
+        store.write(f"{ref.path}/{path}", data)
+    return ref, package
+
+
+def test_a_staged_version_says_what_it_reads_without_its_weights(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    ref, package = stored(store, tmp_path / "a", config_of("multiclass", tmp_path), "4")
+    assert packages.schema(store, ref) == ModelSchema.of(package, "trip.time", ["4"])
+
+
+def test_changes_of_requests_are_named_and_other_answers_refused(tmp_path: Path) -> None:
+    store, plain = Store(str(tmp_path / "store")), config_of("regression", tmp_path)
+    features = plain.features.model_dump(mode="json", by_alias=True)
+    other = config_of("regression", tmp_path, features={**features, "numeric": {"zeta": {}}})
+    one, _ = stored(store, tmp_path / "a", plain, "1")
+    two, _ = stored(store, tmp_path / "b", other, "2")
+    assert packages.changes(store, two, one) == ["it needs the column 'alpha', which requests need not have now"]
+    assert packages.changes(store, one, two) == ["it does not know the column 'alpha', which requests have now"]
+    classes, _ = stored(store, tmp_path / "c", config_of("multiclass", tmp_path), "3")
+    with pytest.raises(Refused, match=r"version 3 answers with prediction, proba.* version 1, with prediction: "):
+        packages.changes(store, one, classes)

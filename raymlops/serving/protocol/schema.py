@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from raymlops.config.serving import AssignmentKey, Limits
 
 if TYPE_CHECKING:
-    from raymlops.registry.package import ModelPackage
+    from raymlops.features.state import FeatureState
+    from raymlops.registry.package import ModelPackage, PackageConfig
 
 NUMBER, TEXT, TIME, TENSOR, MIXED = "number", "text", "time", "tensor", "mixed"
 DATATYPES = {NUMBER: "FP64", TEXT: "BYTES", TIME: "BYTES", TENSOR: "FP32"}
@@ -30,6 +31,16 @@ class Column:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", next(iter(self.kinds)) if len(self.kinds) == 1 else MIXED)
+
+    def takes(self, other: Column) -> bool:
+        """Whether every value that may stand in `other` may stand here. Numbers and times are texts as well."""
+        also = other.kinds | ({TEXT} if other.kinds & {NUMBER, TIME} else set())
+        return self.kinds <= also and (TENSOR not in self.kinds or self.shape == other.shape)
+
+    @property
+    def described(self) -> str:
+        shape = f" of shape {list(self.shape)}" if self.shape else ""
+        return " and ".join(sorted(self.kinds)) + shape
 
     @property
     def datatype(self) -> str:
@@ -62,7 +73,12 @@ class ModelSchema:
     @classmethod
     def of(cls, package: ModelPackage, name: str, versions: Sequence[str]) -> ModelSchema:
         """Of a loaded package; `versions` are the registered ones that the endpoint answers with."""
-        features, inputs = package.config.features, package.transform.state.inputs
+        return cls.of_parts(package.config, package.transform.state, name, versions)
+
+    @classmethod
+    def of_parts(cls, config: PackageConfig, state: FeatureState, name: str, versions: Sequence[str]) -> ModelSchema:
+        """Of a package's configuration and of what its features learned; the weights do not matter."""
+        features, inputs = config.features, state.inputs
         kinds: dict[str, set[str]] = {column: set() for column in features.raw_columns()}
         for kind, names in (
             (NUMBER, features.numeric),
@@ -80,19 +96,32 @@ class ModelSchema:
             column: Column(column, frozenset(found), tuple(features.tensor[column].shape) if TENSOR in found else ())
             for column, found in kinds.items()
         }
-        return cls(name, tuple(versions), package.config.task, columns, tuple(package.classes))
+        classes = () if config.task == "regression" else tuple(state.target["classes"])
+        return cls(name, tuple(versions), config.task, columns, classes)
 
     def accepting(self, other: ModelSchema) -> ModelSchema:
-        """This schema, plus optional columns that only `other` (a candidate) reads, and all ways to read the others."""
+        """This schema, plus optional columns that only `other` (a candidate) reads, and its ways to read the others.
+        Whatever this one takes is taken: a way that would refuse some of it is left out, and `other` fails there."""
         columns = dict(self.columns)
         for name, column in other.columns.items():
             mine = columns.get(name)
             if mine is None:
                 columns[name] = replace(column, required=False)
-            elif mine.kinds != column.kinds:
+            elif mine.kinds != column.kinds and column.takes(mine):
                 columns[name] = replace(mine, kinds=mine.kinds | column.kinds, shape=mine.shape or column.shape)
         versions = (*self.versions, *(version for version in other.versions if version not in self.versions))
         return replace(self, columns=columns, versions=versions)
+
+    def not_taken_by(self, other: ModelSchema) -> list[str]:
+        """Why requests as this model takes them would not do for `other`, a phrase a column; empty when all do."""
+        new, gone = other.columns.keys() - self.columns.keys(), self.columns.keys() - other.columns.keys()
+        found = [f"it needs the column {name!r}, which requests need not have now" for name in sorted(new)]
+        found += [f"it does not know the column {name!r}, which requests have now" for name in sorted(gone)]
+        for name in sorted(self.columns.keys() & other.columns.keys()):
+            mine, theirs = self.columns[name], other.columns[name]
+            if not theirs.takes(mine):
+                found.append(f"it reads the column {name!r} as {theirs.described}, which is {mine.described} now")
+        return found
 
     def with_versions(self, versions: Sequence[str]) -> ModelSchema:
         return replace(self, versions=tuple(versions))
