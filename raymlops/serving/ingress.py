@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.responses import Response
 
@@ -51,6 +52,10 @@ VARIANT_HEADER = "x-raymlops-variant"
 RETRY_AFTER = {"retry-after": "1"}
 _HEALTH = frozenset({"live", "ready", "model_ready", "ping"})
 _SCORING = frozenset({"infer", "rows", "invocations"})
+LARGE_BODY = 128 * 1024
+"""Bytes from which on a body is read in a thread: 8 MiB take a quarter of a second. JSON is decoded at one go, and
+nothing else runs in that part of the time; so there is one such thread, and large bodies wait for each other."""
+T = TypeVar("T")
 
 
 class Reply(Response):
@@ -71,6 +76,7 @@ class Ingress:
         config: ServingConfig = self._replica.config
         self._name, self._config = self._replica.name, config
         self._tokens = Authenticator.of(config.tokens)
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="raymlops-parser")
         self._replica.start()
         if config.autoscaling is None:
             open_lane(Lane(self._answer, _busy, config.limits.ongoing + config.limits.queued))
@@ -118,7 +124,10 @@ class Ingress:
 
     async def _score(self, route: Route, headers: dict[str, str], body: bytes) -> Reply:
         routing = self._replica.routing  # the one in force now, not when the body began to arrive
-        parsed = parse(route, body, headers, routing.rules)
+        if len(body) < LARGE_BODY:
+            parsed = parse(route, body, headers, routing.rules)
+        else:
+            parsed = await self._aside(parse, route, body, headers, routing.rules)
         forced = self._forced(route, headers, routing)
         answered = await self._replica.answerer.answer(routing, parsed, forced)
         stamp = Stamp(self._name, answered.version, answered.variant, answered.prediction_id)
@@ -155,7 +164,7 @@ class Ingress:
 
     async def _feedback(self, headers: dict[str, str], body: bytes) -> Reply:
         routing, now = self._replica.routing, time.time()
-        labels = parse_feedback(body, headers, routing.rules)
+        labels = await self._aside(parse_feedback, body, headers, routing.rules)
         try:
             stored = [self._stored(label) for label in labels]
             counts = await self._replica.labels.add(stored)
@@ -167,6 +176,10 @@ class Ingress:
             key_hash = None if label.key is None else unit_hash(routing.document.salt, label.key)
             self._replica.accounts.labelled(label.prediction_id, label.label, now, key_hash)
         return _reply(encode_json(counts._asdict()))
+
+    async def _aside(self, work: Callable[..., T], *arguments: Any) -> T:
+        """In the parser's thread, so that other requests are answered meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._parser, work, *arguments)
 
     def _stored(self, label: Label) -> StoredLabel:
         """The key's hash as the prediction log has it: the same in every rollout."""

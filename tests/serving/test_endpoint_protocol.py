@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 from conftest import Endpoint
+
+from raymlops.serving.ingress import LARGE_BODY
 
 
 def expected(endpoint: Endpoint, rows: list[dict[str, Any]]) -> list[float]:
@@ -98,6 +101,21 @@ def test_bodies_that_are_no_request_are_refused(endpoint: Endpoint, body: bytes)
     for path in (f"/v2/models/{endpoint.name}/rows", f"/v2/models/{endpoint.name}/infer", "/invocations"):
         reply = endpoint.post(path, data=body, headers={"content-type": "application/json"})
         assert 400 <= reply.status_code < 500, (path, reply.status_code, reply.text)
+
+
+def test_large_bodies_are_answered_and_refused_like_small_ones(endpoint: Endpoint) -> None:
+    rows, wrong = endpoint.rows(3), [{**endpoint.rows(1)[0], "zeta": "many"}]
+
+    def post(content: list[dict[str, Any]], padding: int) -> requests.Response:
+        body = json.dumps({"rows": content}).encode() + b" " * padding
+        return endpoint.post(f"/v2/models/{endpoint.name}/rows", data=body)
+
+    small, large = post(rows, 0), post(rows, LARGE_BODY)
+    assert small.status_code == large.status_code == 200
+    assert small.json()["rows"] == large.json()["rows"]
+    small, large = post(wrong, 0), post(wrong, LARGE_BODY)
+    assert small.status_code == large.status_code == 400
+    assert small.json() == large.json() and "zeta" in large.text
 
 
 def test_limits_hold(endpoint: Endpoint) -> None:
