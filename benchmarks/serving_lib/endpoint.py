@@ -19,7 +19,6 @@ from benchmarks.serving_lib.contenders import free_port
 from benchmarks.serving_lib.models import CONFIG, NAME, Models
 from benchmarks.serving_lib.process import READY_SECONDS, Server
 from benchmarks.serving_lib.protocols import Protocol, rows
-from raymlops.serving.local import find
 
 PROGRAM = (sys.executable, "-m", "raymlops")
 POLICY = (
@@ -54,8 +53,6 @@ class Endpoint:
     def settle(self, seconds: float = 60.0) -> None:
         """Until the controller has read the registry and no rollout runs; ends what another endpoint left behind."""
         end = time.monotonic() + seconds
-        while find(NAME) is None and time.monotonic() < end:  # it answers a moment before it says where its Ray is
-            time.sleep(0.1)
         while (found := self.status()).get("alias", {}).get("seen") is None:
             if time.monotonic() > end:
                 raise RuntimeError(f"the controller has not read the registry after {seconds:g} s: {found}")

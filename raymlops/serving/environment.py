@@ -25,6 +25,8 @@ NICENESS = {"RAY_worker_niceness": "0"}
 HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # Of the 60 s that Serve waits for it; the 30 that it allows itself are too few while a busy machine starts Ray.
+    "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "55",
     # A prediction may be asked for twice, so one whose replica was killed goes to another instead of failing.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
 }

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -21,8 +20,10 @@ from raymlops.cluster import prepare_environment
 from raymlops.config.tree import Config
 from raymlops.errors import RaymlopsError
 from raymlops.serving.args import EndpointArgs
+from raymlops.serving.document import ModelRef
 from raymlops.serving.environment import choose, prepare
 from raymlops.serving.exposure import Listener, listeners
+from raymlops.serving.link import sweep
 from raymlops.serving.local import LocalEndpoint, clear, find, runtime_directory
 
 DELETE_SECONDS = 30.0
@@ -60,6 +61,7 @@ def serving(config: Config, say: Callable[[str], None] = lambda _: None) -> Iter
     with contextlib.ExitStack() as stack:
         if not joins:
             clear(config.name)
+            sweep()
             _require_free(config.serving.host, config.serving.port)
         if joins:
             prepare_environment()
@@ -76,17 +78,17 @@ def serving(config: Config, say: Callable[[str], None] = lambda _: None) -> Iter
         stack.callback(_disconnect)
         say("starting Serve, the rollout controller and the endpoint")
         stack.callback(_delete, args.name)
-        _deploy(args, champion, config)
+        url = f"http://{config.serving.host}:{config.serving.port}"
+        with _reported():
+            _start_serve(args, champion, config)
         local = None
-        if directory is not None:
-            process = psutil.Process()
-            url = f"http://{config.serving.host}:{config.serving.port}"
-            token = os.environ.get("RAY_AUTH_TOKEN_PATH") if os.environ.get("RAY_AUTH_MODE") == "token" else None
-            local = LocalEndpoint(config.name, url, process.pid, process.create_time(), gcs, directory, token)
+        if directory is not None:  # before it answers: whoever got an answer may ask at once where the controller is
+            local = _local(config.name, url, gcs, directory)
             local.save()
             stack.callback(local.remove)
+        with _reported():
+            _deploy(args, champion)
         found = listeners([os.getpid()]) if not joins else []
-        url = f"http://{config.serving.host}:{config.serving.port}"
         yield Running(args, url, champion.version, proxy, local, found)
 
 
@@ -129,19 +131,40 @@ def _needed_cpus(config: Config) -> int:
     return int(needed) + 1
 
 
-def _deploy(args: EndpointArgs, champion: Any, config: Config) -> None:
-    from ray import serve
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Whatever keeps Serve from starting, one of its own actors that died among it, as RaymlopsError."""
+    from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
 
+    try:
+        yield
+    except (RayError, RayServeException, RuntimeError, ValueError, OSError) as error:
+        said = [line.strip() for line in str(error).splitlines() if line.strip()] or ["it did not say why"]
+        raise RaymlopsError(f"serve: the endpoint does not start: {type(error).__name__}: {said[-1]}") from error
+
+
+def _start_serve(args: EndpointArgs, champion: ModelRef, config: Config) -> None:
+    from ray import serve
+
     from raymlops.rollout.controller import ensure_controller
+
+    serve.start(http_options={"host": config.serving.host, "port": config.serving.port}, logging_config=None)
+    ensure_controller(args.controller_config(champion))
+
+
+def _deploy(args: EndpointArgs, champion: ModelRef) -> None:
+    from ray import serve
+
     from raymlops.serving.app import application
 
-    try:
-        serve.start(http_options={"host": config.serving.host, "port": config.serving.port}, logging_config=None)
-        ensure_controller(args.controller_config(champion))
-        serve.run(application(args, champion), name=args.name, route_prefix="/")
-    except (RayServeException, RuntimeError, ValueError, OSError) as error:
-        raise RaymlopsError(f"serve: the endpoint does not start: {str(error).strip().splitlines()[-1]}") from error
+    serve.run(application(args, champion), name=args.name, route_prefix="/")
+
+
+def _local(name: str, url: str, gcs: str, directory: str) -> LocalEndpoint:
+    process = psutil.Process()
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH") if os.environ.get("RAY_AUTH_MODE") == "token" else None
+    return LocalEndpoint(name, url, process.pid, process.create_time(), gcs, directory, token)
 
 
 def _delete(name: str) -> None:

@@ -17,7 +17,9 @@ import contextlib
 import hashlib
 import logging
 import pickle
+import socket
 import struct
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -30,6 +32,7 @@ logger = logging.getLogger("raymlops.serving")
 HEAD = struct.Struct("!IQ")
 MOST_BYTES = 256 * 1024 * 1024
 SCAN_SECONDS = 0.5
+SETTLED_SECONDS = 60.0
 GREETING_SECONDS = 1.0
 """For a socket opens, by the kernel, to a process that hangs as well."""
 Parts = list[tuple[Columns, int]]
@@ -40,6 +43,27 @@ def socket_directory(cluster: str, app: str) -> Path:
     """Where the replicas of an application on this machine have their sockets. Short: such paths are limited."""
     name = hashlib.blake2b(f"{cluster} {app}".encode(), digest_size=6).hexdigest()
     return runtime_directory() / f"c{name}"
+
+
+def sweep() -> None:
+    """Remove what candidates left behind that were killed: sockets that nobody listens on, and their directories."""
+    for directory in runtime_directory().glob("c" + 12 * "[0-9a-f]"):
+        with contextlib.suppress(OSError):  # somebody else removed it, or a candidate lives in it
+            if time.time() - directory.stat().st_mtime < SETTLED_SECONDS:
+                continue  # one may be opening its socket in it
+            for path in directory.iterdir():
+                if not _listens(path):
+                    path.unlink()
+            directory.rmdir()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 class _Frames(asyncio.Protocol):

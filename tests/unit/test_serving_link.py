@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import stat
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -151,3 +153,28 @@ def test_a_frame_that_cannot_be_is_refused() -> None:
 
     asyncio.run(run())
     assert closed
+
+
+def test_what_killed_candidates_left_is_removed_and_nothing_else(
+    directory: Path,
+) -> None:
+    async def run() -> None:
+        listener = Listener(directory, double)
+        await listener.open()
+        old, fresh = link.socket_directory("cluster", "killed"), link.socket_directory("cluster", "starting")
+        for path in (old, fresh):
+            path.mkdir()
+        for path in (old / "dead", directory / "dead"):
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(str(path))
+        for path in (old, directory):
+            os.utime(path, (0, 0))
+        link.sweep()
+        assert not old.exists() and fresh.exists()
+        assert [path.name for path in directory.iterdir()] != ["dead"] and len(list(directory.iterdir())) == 1
+        links = Links(directory)
+        await links.scan()
+        assert links.one() is not None
+        listener.close()
+
+    asyncio.run(run())
