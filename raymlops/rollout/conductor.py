@@ -18,15 +18,11 @@ from dataclasses import replace
 from typing import Any
 
 from raymlops.rollout import projection
-from raymlops.rollout.course import Course
+from raymlops.rollout.consequences import apply
 from raymlops.rollout.decisions import decide
-from raymlops.rollout.evidence import EvidenceConfig
-from raymlops.rollout.joining import LabelJoin
 from raymlops.rollout.ledger import GENESIS, Entry
-from raymlops.rollout.policy import RolloutState
-from raymlops.rollout.settings import label_rules
 from raymlops.rollout.totals import Totals
-from raymlops.rollout.trial import ORDER, Rollout, Task
+from raymlops.rollout.trial import Rollout, Task
 from raymlops.rollout.views import Intent, View
 from raymlops.serving.document import ModelRef, RoutingDocument
 
@@ -76,179 +72,12 @@ class Conductor:
 
     def apply(self, entry: Entry) -> None:
         """Makes the entry true. Deterministic: recovery applies the same entries again."""
-        getattr(self, f"_apply_{entry.kind}")(entry, entry.payload)
+        apply(self, entry)
         self.n, self.head = entry.n, entry.sha256
 
-    def _apply_term(self, entry: Entry, payload: dict[str, Any]) -> None:
-        self.term, self._version, self._shown = entry.term, 0, ""
-
-    def _apply_champion(self, entry: Entry, payload: dict[str, Any]) -> None:
-        self.champion = ModelRef(**payload["champion"])
-        self.alias = self.champion.version
-
-    def _apply_started(self, entry: Entry, payload: dict[str, Any]) -> None:
-        assert self.champion is not None
-        self.rollout = Rollout.from_start(entry.at, self.champion, payload)
-        self.warm = None
-        self._owe("notify", "started", self._event("started", entry))
-
-    def _apply_running(self, entry: Entry, payload: dict[str, Any]) -> None:
-        rollout = self._running
-        rollout.phase = "running"
-        self._drop(rollout, payload["dropped"])
-        if rollout.mode != "shadow":
-            for candidate in rollout.candidates:
-                sha256 = candidate.model.sha256
-                self.attempts[sha256] = self.attempts.get(sha256, 0) + 1
-            rollout.attempt = payload["attempt"]
-            rollout.course = self._course(rollout, rollout.evidence_config(), entry.at, list(self.latencies))
-            rollout.course.open_block(tuple(payload["shares"]), payload["salt"], entry.at, counted=False)
-            rollout.course.state = rollout.course.state.pause(ORDER in rollout.paused)
-
-    def _apply_step(self, entry: Entry, payload: dict[str, Any]) -> None:
-        rollout, course = self._running, self._course_now
-        course.state = RolloutState.from_dict(payload["state"])
-        self._drop(rollout, payload["dropped"])
-        shares = tuple(payload["shares"])
-        if payload["salt"] is not None:
-            course.open_block(shares, payload["salt"], entry.at, counted=self._counts(rollout, course))
-        else:
-            course.open_epoch(shares, entry.at)
-        rollout.waiting = None
-
-    def _apply_paused(self, entry: Entry, payload: dict[str, Any]) -> None:
-        rollout, course = self._running, self._running.course
-        rollout.paused = tuple(sorted({*rollout.paused, payload["because"]}))
-        if course is None:
-            return  # before candidates run
-        if payload["because"] == ORDER:
-            course.state = course.state.pause()
-        course.open_epoch(course.shares, entry.at, counted=False)
-
-    def _apply_resumed(self, entry: Entry, payload: dict[str, Any]) -> None:
-        rollout, course = self._running, self._running.course
-        rollout.paused = tuple(reason for reason in rollout.paused if reason != payload["because"])
-        if course is None:
-            return
-        if payload["because"] == ORDER:
-            course.state = course.state.pause(False)
-        course.open_epoch(course.shares, entry.at, counted=self._counts(rollout, course))
-
-    @staticmethod
-    def _counts(rollout: Rollout, course: Course) -> bool:
-        """Neither in a pause nor in the warm-up."""
-        return not rollout.paused and course.state.step >= 0
-
-    def _apply_waiting(self, entry: Entry, payload: dict[str, Any]) -> None:
-        self._running.waiting = payload["reason"]
-        self._owe("notify", f"waiting-{entry.n}", self._event("waiting", entry))
-
-    def _apply_held(self, entry: Entry, payload: dict[str, Any]) -> None:
-        self._running.held = payload["reason"]
-        self._owe("notify", f"held-{entry.n}", self._event("held", entry))
-
-    def _apply_approved(self, entry: Entry, payload: dict[str, Any]) -> None:
-        course, step = self._course_now, payload["step"]
-        course.state = course.state.approve_promotion() if step is None else course.state.approve(step)
-        self._running.waiting = None
-
-    def _apply_promotion(self, entry: Entry, payload: dict[str, Any]) -> None:
-        rollout = self._running
-        rollout.phase, rollout.promoting, rollout.phase_at = "staging", payload["candidate"], entry.at
-
-    def _apply_promoting(self, entry: Entry, payload: dict[str, Any]) -> None:
-        rollout = self._running
-        rollout.phase, rollout.phase_at, rollout.paused = "baking", entry.at, ()
-        self.champion = rollout.promoted_model
-        share, course = payload["share"], rollout.course
-        if share is None:
-            rollout.course = None
-        elif payload["salt"] is None:
-            assert course is not None
-            course.open_epoch((max(share, course.shares[0]),), entry.at)
-        else:
-            seed = course.thresholds if course is not None else list(self.latencies)
-            rollout.id = payload["id"]
-            rollout.course = self._course(rollout, rollout.evidence_config(baking=True), entry.at, seed)
-            rollout.course.state = replace(rollout.course.state, step=0)
-            rollout.course.open_block((share,), payload["salt"], entry.at, counted=True)
-
-    def _apply_promoted(self, entry: Entry, payload: dict[str, Any]) -> None:
-        self._running.promoted_at = entry.at
-        self._owe("notify", "promoted", self._event("promoted", entry))
-
-    def _apply_alias(self, entry: Entry, payload: dict[str, Any]) -> None:
-        self.alias = payload["version"]
-
-    def _apply_rollback(self, entry: Entry, payload: dict[str, Any]) -> None:
-        rollout = self._running
-        if rollout.phase == "baking":
-            self.champion = rollout.control
-        self._end(rollout, entry, payload)
-        rollout.phase, rollout.phase_at = "ending", entry.at
-        if rollout.mode == "shadow" and payload["cause"] in ("order", "deadline"):
-            return
-        for number in payload["taken"]:
-            model = rollout.candidates[number - 1].model
-            self._take_back(rollout, model, f"{payload['cause']}: {payload['reason']}")
-
-    def _apply_rolled_back(self, entry: Entry, payload: dict[str, Any]) -> None:
-        self.rollout = None
-
-    def _apply_finished(self, entry: Entry, payload: dict[str, Any]) -> None:
-        rollout = self._running
-        self._end(rollout, entry, payload)
-        self.warm, self.rollout = rollout.control, None
-
-    # -- what entries have in common -----------------------------------------------------------------------------
-
-    def _course(self, rollout: Rollout, config: EvidenceConfig, now: float, seed: Any) -> Course:
-        return Course.begin(
-            config, now, LabelJoin(label_rules(rollout.config), classes=self.task != "regression"), seed
-        )
-
-    def _drop(self, rollout: Rollout, dropped: Mapping[str, str]) -> None:
-        """Candidates that are taken out while others go on: number → why."""
-        for number, reason in dropped.items():
-            rollout.dropped[int(number)] = reason
-            self._take_back(rollout, rollout.candidates[int(number) - 1].model, reason)
-
-    def _take_back(self, rollout: Rollout, model: ModelRef, reason: str) -> None:
-        self.rolled_back[model.sha256] = reason
-        payload = {"name": model.name, "version": model.version, "text": f"rolled back: {reason}"}
-        self._owe("tag", f"{rollout.base_id}-v{model.version}", payload)
-
-    def _end(self, rollout: Rollout, entry: Entry, payload: dict[str, Any]) -> None:
-        self.last = {
-            "id": rollout.base_id,
-            "mode": rollout.mode,
-            "at": entry.at,
-            "versions": [c.model.version for c in rollout.candidates],
-            **{name: payload[name] for name in ("verdict", "cause", "reason", "blame")},
-        }
-        self.ended[payload["verdict"]] = self.ended.get(payload["verdict"], 0) + 1
-        self.totals = Totals()
-        self._owe("notify", f"{rollout.base_id}-end", self._event(entry.kind, entry))
-        self._owe("run", rollout.base_id, {"rollout": rollout.base_id, "end": self.last})
-
-    def _event(self, kind: str, entry: Entry) -> dict[str, Any]:
-        rollout = self._running
-        versions = [c.model.version for c in rollout.candidates]
-        head = {"event": kind, "endpoint": self.endpoint, "rollout": rollout.base_id, "at": entry.at, "entry": entry.n}
-        return {**head, "versions": versions, "mode": rollout.mode, "details": entry.payload}
-
-    def _owe(self, kind: str, name: str, payload: dict[str, Any]) -> None:
-        self.tasks[f"{kind}:{name}"] = Task(kind, payload)
-
-    @property
-    def _running(self) -> Rollout:
-        assert self.rollout is not None, "no rollout"
-        return self.rollout
-
-    @property
-    def _course_now(self) -> Course:
-        assert self._running.course is not None, "nothing is compared"
-        return self._running.course
+    def begin_term(self, term: int) -> None:
+        """Documents of a term are numbered from 1."""
+        self.term, self._version, self._shown = term, 0, ""
 
     # -- reports -------------------------------------------------------------------------------------------------
 
