@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -140,8 +141,14 @@ def _reported() -> Iterator[None]:
     try:
         yield
     except (RayError, RayServeException, RuntimeError, ValueError, OSError) as error:
-        said = [line.strip() for line in str(error).splitlines() if line.strip()] or ["it did not say why"]
-        raise RaymlopsError(f"serve: the endpoint does not start: {type(error).__name__}: {said[-1]}") from error
+        raise RaymlopsError(f"serve: the endpoint does not start: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """One line of what Serve said: of the error that is told of at the end of its traceback, if there is one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+    return [type(error).__name__, *lines[-1:], *causes][-1]
 
 
 def _start_serve(args: EndpointArgs, champion: ModelRef, config: Config) -> None:
