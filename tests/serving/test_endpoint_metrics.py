@@ -62,11 +62,11 @@ print(json.dumps([line for line in text.splitlines() if line.startswith("ray_ray
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> FakeWorld:
-    """A rollout that is comparing, and whose controller died. Another takes over from what is on disk."""
+    """A rollout that compares, far from a decision, and whose controller died. Another goes on from what is on disk."""
     root = tmp_path_factory.mktemp("rollout")
     serving = ServingConfig.model_validate({"candidate": {"placement": "co_resident"}})
     comparisons = {"errors": {"kind": "rate", "margin": 2.0, "excess": None}}
-    chosen = replace(settings(comparisons=comparisons), storage=str(root), serving=serving)
+    chosen = replace(settings(comparisons=comparisons, alpha=1e-12), storage=str(root), serving=serving)
     world = FakeWorld(Store(str(root)), chosen, now=time.time() - 60)
     world.behaviour |= {"1": Behaviour(errors=0.1), "2": Behaviour(errors=0.1)}
 
