@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint unit integration format clean
+.PHONY: demo test lint unit integration coverage format clean
 
 demo: $(VENV)/.run
 	$(BIN)/raymlops run configs/flights.yaml
@@ -11,8 +11,8 @@ demo: $(VENV)/.run
 
 # Two processes: the tests of the endpoint start Rays of their own, with other settings than the shared one.
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest tests/unit tests/integration tests/cluster --cov=raymlops --cov-report= --durations=10
-	$(BIN)/python -m pytest tests/serving --cov=raymlops --cov-append --cov-report=term:skip-covered --durations=10
+	$(BIN)/python -m pytest tests/unit tests/integration tests/cluster --durations=10
+	$(BIN)/python -m pytest tests/serving --durations=10
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -25,6 +25,11 @@ unit: $(VENV)/.test
 integration: $(VENV)/.test
 	$(BIN)/python -m pytest tests/integration
 	$(BIN)/python -m pytest tests/serving
+
+# Apart from `test`, which it would make a third slower.
+coverage: $(VENV)/.test
+	$(BIN)/python -m pytest tests/unit tests/integration tests/cluster --cov=raymlops --cov-report=
+	$(BIN)/python -m pytest tests/serving --cov=raymlops --cov-append --cov-report=term:skip-covered
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .

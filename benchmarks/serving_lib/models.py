@@ -44,8 +44,8 @@ def prepare(storage: Path) -> Models:
 
     registry = tracking(f"sqlite:///{storage.resolve() / 'mlflow.db'}", Store.at(str(storage)))
     if not (storage / "mlflow.db").exists() or champion(registry, NAME) is None:
-        _train(storage)
-        _train(storage, "seed=8", "gate.champion.tolerance=10")
+        train(storage)
+        train(storage, "seed=8", "gate.champion.tolerance=10")
     first = find_version(registry, f"{NAME}@champion")
     # Not by an alias: rollouts that were promoted here before have moved the champion's.
     others = {found.version for found in registry.client.search_model_versions(f"name = '{NAME}'")} - {first.version}
@@ -69,7 +69,18 @@ def sample(columns: Sequence[str]) -> list[dict[str, Any]]:
     return records
 
 
-def _train(storage: Path, *overrides: str) -> None:
+def version_of(storage: Path, alias: str) -> str:
+    """The version that has the alias in the registry of `storage`."""
+    from raymlops.registry.backend import tracking
+    from raymlops.registry.versions import find_version
+    from raymlops.store import Store
+
+    registry = tracking(f"sqlite:///{storage.resolve() / 'mlflow.db'}", Store.at(str(storage)))
+    return find_version(registry, f"{NAME}@{alias}").version
+
+
+def train(storage: Path, *overrides: str, config: Path = CONFIG) -> None:
+    """Train and register one more version by `raymlops run`. Raises RuntimeError with what the training said."""
     settings = [
         part
         for value in (f"name={NAME}", f"storage={storage}", "search.trials=2", *overrides)
@@ -77,7 +88,7 @@ def _train(storage: Path, *overrides: str) -> None:
     ]
     print(f"... training {' '.join(overrides) or 'the champion'}", file=sys.stderr, flush=True)
     done = subprocess.run(
-        [sys.executable, "-m", "raymlops", "run", str(CONFIG), *settings, "--json"],
+        [sys.executable, "-m", "raymlops", "run", str(config), *settings, "--json"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
