@@ -1,0 +1,125 @@
+"""Which features moved, in which part of their range, how far, and since when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raymlops.monitoring.cells import NumericCells
+from raymlops.monitoring.margins import Array
+from raymlops.monitoring.reference import Reference
+
+
+@dataclass(frozen=True)
+class CellShare:
+    """Share of a feature's rows in one cell."""
+
+    label: str
+    expected: float
+    found: float
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One feature of an alarm, over the windows since its evidence began to grow."""
+
+    feature: str
+    since: str
+    """First of these windows: an estimate of when the change began."""
+    rows: int
+    evidence: float
+    """log of the feature's own mean M."""
+    split: str
+    """The split with the most evidence."""
+    expected: float
+    """The reference's share of rows that answer yes to it, at the strata of these windows."""
+    found: float
+    change: float
+    """Share of rows that lie in another cell than they would: total variation over the cells, in [0, 1]."""
+    shift: float | None
+    """Numeric features: by how many of the reference's standard deviations values moved up, see `normal_shift`."""
+    cells: tuple[CellShare, ...]
+
+    def __str__(self) -> str:
+        far = "" if self.shift is None else f", values moved {self.shift:+.2f} σ"
+        return (
+            f"{self.feature}: {self.split} {self.expected:.1%} → {self.found:.1%}, {self.change:.1%} of rows in other "
+            f"cells{far}, since {self.since} ({self.rows:,} rows)"
+        )
+
+
+class SinceChange:
+    """Counts of each feature since its evidence began to grow, beside what the reference would have expected."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.layout = reference.layout
+        rows = reference.cells[:, : self.layout.offsets[1]].sum(axis=1, keepdims=True)
+        self._shares = reference.cells / np.maximum(rows, 1)
+        self.since = [""] * len(self.layout.features)
+        self.found, self.expected = np.zeros((2, self.layout.size))
+
+    def add(self, window: str, counts: Mapping[int, NDArray[np.int64]], growing: NDArray[np.bool_]) -> None:
+        """A closed window; features that are not `growing`, (features,), begin anew."""
+        found, expected = self._both(counts)
+        kept = np.repeat(growing, np.diff(self.layout.offsets))
+        self.found, self.expected = np.where(kept, self.found + found, 0.0), np.where(kept, self.expected + expected, 0)
+        self.since = [(s or window) if grows else "" for s, grows in zip(self.since, growing, strict=True)]
+
+    def describe(
+        self, feature: int, window: str, counts: Mapping[int, NDArray[np.int64]], evidence: float, split: int
+    ) -> Moved:
+        """What a feature did until the open `window` with its `counts`; `split` is the one with most evidence."""
+        now, then = self._both(counts)
+        found, expected = self.found + now, self.expected + then
+        part = slice(int(self.layout.offsets[feature]), int(self.layout.offsets[feature + 1]))
+        before, after = _shares(expected[part]), _shares(found[part])
+        (yes0, yes), (asked0, asked) = self.layout.answers(np.stack([expected, found]))
+        cells = self.layout.features[feature]
+        return Moved(
+            feature=cells.name,
+            since=self.since[feature] or window,
+            rows=int(found[part].sum()),
+            evidence=evidence,
+            split=self.layout.splits[split].label,
+            expected=float(yes0[split] / max(asked0[split], 1e-9)),
+            found=float(yes[split] / max(asked[split], 1e-9)),
+            change=0.5 * float(np.abs(after - before).sum()),
+            shift=normal_shift(before, after) if isinstance(cells, NumericCells) else None,
+            cells=tuple(map(CellShare, cells.labels, before.tolist(), after.tolist())),
+        )
+
+    def _both(self, counts: Mapping[int, NDArray[np.int64]]) -> tuple[Array, Array]:
+        found, expected = np.zeros((2, self.layout.size))
+        for stratum, cells in counts.items():
+            found += cells
+            expected += self.layout.rows(cells) * self._shares[stratum]
+        return found, expected
+
+    def to_dict(self) -> dict[str, Any]:
+        expected = [round(float(value), 3) for value in self.expected]
+        return {"since": self.since, "found": self.found.astype(np.int64).tolist(), "expected": expected}
+
+    def load(self, data: Mapping[str, Any]) -> None:
+        self.since = list(data["since"])
+        self.found = np.array(data["found"], np.float64).reshape(self.layout.size)
+        self.expected = np.array(data["expected"], np.float64).reshape(self.layout.size)
+
+
+def normal_shift(before: Array, after: Array) -> float | None:
+    """Median over the edges of Φ⁻¹(F before) - Φ⁻¹(F after), for shares (cells,) of which the last is missing: the
+    shift of a normal distribution in its standard deviations, whatever the feature's scale. None if no edge says it."""
+    scores = []
+    below, now = np.cumsum(before[:-1])[:-1], np.cumsum(after[:-1])[:-1]
+    for p, q in zip(below / max(before[:-1].sum(), 1e-12), now / max(after[:-1].sum(), 1e-12), strict=True):
+        if 0.02 < p < 0.98 and 0.0005 < q < 0.9995:
+            scores.append(NormalDist().inv_cdf(float(p)) - NormalDist().inv_cdf(float(q)))
+    return float(np.median(scores)) if scores else None
+
+
+def _shares(cells: Array) -> Array:
+    return cells / max(float(cells.sum()), 1e-12)

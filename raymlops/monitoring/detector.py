@@ -1,0 +1,64 @@
+"""Shiryaev–Roberts e-detectors: change detection with a stated mean time to a false alarm.
+
+Each component k bets, window after window, that the null is wrong in its own direction; its bets multiply wealth by E_k
+with mean at most 1 while nothing has changed. M_k ← (M_k + 1)·E_k is the wealth of somebody who begins anew with one
+unit every window, so M_k minus the number of windows is a supermartingale, and so is any weighted mean of the M_k with
+weights that sum to 1. An alarm when the mean reaches A, and a fresh start then, therefore come A or more windows after
+the last on average (Shin, Ramdas & Rinaldo, "E-detectors", arXiv:2203.03532). Averaging the M, not the E, keeps every
+component's own best start: a mean of E would be accumulated by all together and loses most of the power.
+"""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raymlops.errors import ConfigError
+from raymlops.monitoring.margins import Array
+
+Single = NDArray[np.float32]
+
+
+class ShiryaevRoberts:
+    """M of all components, in logarithms and single precision, which is what is stored: a restored detector goes on
+    from the very same numbers.
+
+    `weights` (components,) need not sum to 1; `mean_windows` is A.
+    """
+
+    def __init__(self, weights: Array, mean_windows: float) -> None:
+        if not 1.0 < mean_windows < np.inf:
+            raise ConfigError(f"mean_windows: expected a number of windows above 1, found {mean_windows!r}")
+        with np.errstate(divide="ignore"):
+            self.log_weights = np.log(weights / weights.sum())
+        self.log_threshold = float(np.log(mean_windows))
+        self.restart()
+
+    def restart(self) -> None:
+        """All M are 0, as after an alarm."""
+        self.log_m: Single = np.full(len(self.log_weights), -np.inf, np.float32)
+
+    def after(self, log_e: Array, informed: NDArray[np.bool_] | bool = True) -> Single:
+        """log M, (components,), if a window ended with these log E. Components that learn nothing from the window are
+        left as they are: their M does not grow, so the argument above holds."""
+        moved = np.logaddexp(self.log_m, 0.0) + log_e
+        return np.where(informed, moved, self.log_m).astype(np.float32)
+
+    def statistic(self, log_m: Single) -> float:
+        """log of the weighted mean of M; an alarm is due at `log_threshold`."""
+        return float(np.logaddexp.reduce(self.log_weights + log_m))
+
+    def load(self, text: str) -> None:
+        """What `pack` made of `log_m`. Raises ValueError when it has another number of components."""
+        self.log_m = unpack(text).reshape(self.log_m.shape)
+
+
+def pack(values: Single) -> str:
+    """Base64 of little-endian single precision: five characters a number."""
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def unpack(text: str) -> Single:
+    return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32)
