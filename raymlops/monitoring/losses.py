@@ -147,7 +147,8 @@ def clipped_error(actual: ArrayLike, predicted: ArrayLike, scale: float) -> Arra
 
 def slice_masks(rows: Any, slices: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.bool_]]:
     """ "column=value" to the rows (n,) that have the value, for the named values of each column."""
-    known, masks = Rows.of(rows), {}
+    known = Rows.of(rows)
+    masks: dict[str, NDArray[np.bool_]] = {}
     for column, values in slices.items():
         numbers = {value: number for number, value in enumerate(values)}
         codes = known.codes(column, lambda text, numbers=numbers: numbers.get(text, -1))  # type: ignore[misc]
@@ -165,7 +166,8 @@ def _slice(name: str, y: Array, days: NDArray[np.int64] | None, tolerance: float
         if present < 2:
             raise DataError(f"slice {name!r}: expected labelled reference rows of at least 2 days, found {present}")
         sums = np.bincount(days, y)
-        found = float(intraclass(sums[:, None], sizes[:, None], (sizes * mean)[:, None], np.array([variance]))[0])
+        table = sums[:, None].astype(np.float64), sizes[:, None], (sizes * mean)[:, None]
+        found = float(intraclass(*table, np.array([variance]))[0])
         known = float(effective(rows, (sizes**2).sum() / rows, found))
         icc = float(f"{found:.4g}") if present >= MIN_DAYS else None
     error = NormalDist().inv_cdf(1.0 - delta) * math.sqrt(variance / known) + 7.0 * math.log(2.0 / delta) / (3.0 * rows)

@@ -28,7 +28,7 @@ def learning_curves(trials: Sequence[Mapping[str, Any]], metric: str, best: int 
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _figure(6.4, 3.6)
+    figure, axes = new_figure(6.4, 3.6)
     for rank, trial in reversed(list(enumerate(trials))):
         points = [(p["epoch"], p["metric"]) for p in trial["curves"] if _known(p.get("metric"))]
         if not points:
@@ -43,7 +43,7 @@ def learning_curves(trials: Sequence[Mapping[str, Any]], metric: str, best: int 
         axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=8, labelcolor=INK)
     axes.set(xlabel="epoch", ylabel=f"validation {metric}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def parallel_coordinates(trials: Sequence[Mapping[str, Any]], metric: str, greater_is_better: bool) -> str:
@@ -57,7 +57,7 @@ def parallel_coordinates(trials: Sequence[Mapping[str, Any]], metric: str, great
     columns.append(_positions(list(scores)))
     order = np.argsort(np.argsort(scores if greater_is_better else -scores))
     shade = order / max(1, len(trials) - 1)
-    figure, axes = _figure(max(5.5, 1.5 * len(columns)), 3.8)
+    figure, axes = new_figure(max(5.5, 1.5 * len(columns)), 3.8)
     for row in np.argsort(order):
         heights = [column[0][row] for column in columns]
         colour = SECOND if shade[row] == 1 else ACCENT
@@ -71,7 +71,7 @@ def parallel_coordinates(trials: Sequence[Mapping[str, Any]], metric: str, great
     axes.set_xlim(-0.1, len(columns) - 0.6)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _positions(values: Sequence[Any]) -> tuple[np.ndarray, list[tuple[float, str]]]:
@@ -124,7 +124,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 def predicted_against_actual(y: np.ndarray, predicted: np.ndarray, unit: str) -> str:
     """Density of (actual, predicted) within the central 99.8 % of the actual values, with the diagonal."""
-    figure, axes = _figure(4.6, 4.0)
+    figure, axes = new_figure(4.6, 4.0)
     low, high = np.quantile(y, [0.001, 0.999]) if len(y) else (0.0, 1.0)
     high = high if high > low else low + 1.0
     inside = (y >= low) & (y <= high) & (predicted >= low) & (predicted <= high)
@@ -136,29 +136,29 @@ def predicted_against_actual(y: np.ndarray, predicted: np.ndarray, unit: str) ->
         figure.colorbar(cells, ax=axes, label="rows").outline.set_visible(False)
     axes.plot([low, high], [low, high], color=SECOND, linewidth=1)
     axes.set(xlabel=literal(f"actual {unit}"), ylabel="predicted", xlim=(low, high), ylim=(low, high))
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def residuals(y: np.ndarray, predicted: np.ndarray, unit: str) -> str:
     """Histogram of predicted − actual within its central 99 %."""
-    figure, axes = _figure(4.6, 4.0)
+    figure, axes = new_figure(4.6, 4.0)
     errors = predicted - y
     if len(errors):
         low, high = np.quantile(errors, [0.005, 0.995])
         axes.hist(errors[(errors >= low) & (errors <= high)], bins=50, color=ACCENT)
     axes.axvline(0, color=SECOND, linewidth=1)
     axes.set(xlabel=literal(f"predicted − actual {unit}"), ylabel="rows")
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def roc(y: np.ndarray, scores: np.ndarray) -> str:
     """True against false positive rate over all thresholds (Fawcett 2006)."""
-    figure, axes = _figure(4.2, 4.0)
+    figure, axes = new_figure(4.2, 4.0)
     false, true = roc_points(y, scores)
     axes.plot(false, true, color=ACCENT, linewidth=1.8)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle="--")
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01))
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def roc_points(y: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,7 +176,7 @@ def roc_points(y: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def calibration(hits: np.ndarray, confidence: np.ndarray, label: str) -> str:
     """Observed share of hits against mean confidence, in bins of equal mass; above, how confidence is spread."""
-    figure, axes = _figure(4.2, 4.0)
+    figure, axes = new_figure(4.2, 4.0)
     order = np.argsort(confidence, kind="stable")
     bins = [part for part in np.array_split(order, BINS) if len(part)]
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle="--")
@@ -187,7 +187,7 @@ def calibration(hits: np.ndarray, confidence: np.ndarray, label: str) -> str:
     spread.set_ylim(0, spread.get_ylim()[1] * 4)
     spread.axis("off")
     axes.set(xlabel=literal(label), ylabel="observed share", xlim=(0, 1), ylim=(0, 1.01))
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def confusion(y: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> str:
@@ -195,7 +195,7 @@ def confusion(y: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> s
     size = len(classes)
     counts = np.bincount(y * size + predicted, minlength=size * size).reshape(size, size)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = _figure(max(4.2, min(7.0, 0.5 * size)), max(4.0, min(6.6, 0.46 * size)))
+    figure, axes = new_figure(max(4.2, min(7.0, 0.5 * size)), max(4.0, min(6.6, 0.46 * size)))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if size <= 15:
         for (i, j), count in np.ndenumerate(counts):
@@ -207,7 +207,7 @@ def confusion(y: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> s
         axes.set_xticks(range(size), ticks, rotation=0 if size <= 12 else 90, fontsize=8)
         axes.set_yticks(range(size), ticks, fontsize=8)
     axes.set(xlabel="predicted", ylabel="actual")
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _known(value: float | None) -> bool:
@@ -219,7 +219,8 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of this size in inches with one pair of axes, transparent, in the ink of the page."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
@@ -233,7 +234,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
     """The figure as an `<svg>` element that scales with the page and repeats byte for byte."""
     from matplotlib import rc_context
 
