@@ -105,7 +105,10 @@ class SinceChange:
         return {"since": self.since, "found": self.found.astype(np.int64).tolist(), "expected": expected}
 
     def load(self, data: Mapping[str, Any]) -> None:
-        self.since = list(data["since"])
+        """What `to_dict` gave. Raises ValueError, KeyError or TypeError when it is of other columns."""
+        self.since = [str(window) for window in data["since"]]
+        if len(self.since) != len(self.layout.features):
+            raise ValueError(f"since: expected a window for each of {len(self.layout.features)} features")
         self.found = np.array(data["found"], np.float64).reshape(self.layout.size)
         self.expected = np.array(data["expected"], np.float64).reshape(self.layout.size)
 

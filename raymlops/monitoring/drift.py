@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raymlops.errors import DataError, IntegrityError
+from raymlops.errors import ConfigError, DataError, IntegrityError
 from raymlops.monitoring.attribution import Moved, SinceChange
 from raymlops.monitoring.bets import CHOICES, SplitBets
 from raymlops.monitoring.counts import Counts
@@ -127,8 +127,8 @@ class DriftDetector:
             made = cls(reference, data["mean_windows"])
             made._sr.load(data["log_m"])
             made._open.load(data["open"], reference.cells[0])
-            made.late_rows = data["late_rows"]
+            made.late_rows = int(data["late_rows"])
             made._since.load(data["since"])
             return made
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise IntegrityError(f"drift state: cannot be read ({type(error).__name__}: {error})") from error

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raymlops.errors import IntegrityError
+from raymlops.errors import ConfigError, IntegrityError
 from raymlops.monitoring.detector import ShiryaevRoberts, Single, pack
 from raymlops.monitoring.losses import FRACTIONS, VECTOR, LossLevels, LossSums
 from raymlops.monitoring.margins import Array, effective
@@ -173,7 +173,7 @@ class LossDetector:
             made._since, made.late_labels = list(data["since"]), int(data["late_labels"])
             made._sums = np.array(data["sums"], np.float64).reshape(len(levels.slices), 2)
             return made
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise IntegrityError(f"loss state: cannot be read ({type(error).__name__}: {error})") from error
 
 

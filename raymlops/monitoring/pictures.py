@@ -17,7 +17,7 @@ DECADES = 6.0
 
 
 def moved_picture(moved: Moved) -> str:
-    """Shares of a feature's rows by cell, as expected and as found; the part of the range with the change stands out."""
+    """Shares of a feature's rows by cell, as expected and as found; where it changed most stands out."""
     labels = [literal(cell.label if len(cell.label) <= MAX_LABEL else cell.label[: MAX_LABEL - 1] + "…")
               for cell in moved.cells]  # fmt: skip
     expected = np.array([cell.expected for cell in moved.cells])
@@ -57,5 +57,5 @@ def heatmap(findings: Sequence[DriftFinding]) -> str:
     bar = figure.colorbar(image, ax=axes)
     bar.set_label("evidence, powers of ten", color=INK, fontsize=8)
     bar.ax.tick_params(colors=INK, labelsize=7)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return to_svg(figure)

@@ -159,16 +159,18 @@ class Reference:
         """Raises IntegrityError when the text is no reference of a version that this code knows."""
         try:
             data: dict[str, Any] = json.loads(text)
-            if (version := data.pop("version")) != VERSION:
+            if (version := data["version"]) != VERSION:
                 raise IntegrityError(f"reference: version {version!r} found, {VERSION} expected")
-            layout = Layout.from_dict(data.pop("layout"))
-            cells = np.array(data.pop("cells"), np.int64)
-            made = cls(layout, cells=cells, block_rows=np.array(data.pop("block_rows"), float),
-                       icc=np.array(data.pop("icc"), float), **data)  # fmt: skip
-            shapes = (made.cells.shape, made.block_rows.shape, made.icc.shape)
-            if shapes != ((STRATA[made.strata], layout.size), (STRATA[made.strata],), (len(layout.splits),)):
-                raise ValueError(f"arrays of shapes {shapes} do not fit the columns")
-            return made
+            layout, arrays = Layout.from_dict(data["layout"]), ("cells", "block_rows", "icc")
+            cells, block_rows, icc = (np.array(data[name], np.float64) for name in arrays)
+            shares = {name: float(data[name]) for name in ("epsilon", "floor", "delta", "rank_error")}
+            strata = STRATA[data["strata"]]
+            shapes = (cells.shape, block_rows.shape, icc.shape)
+            if shapes != ((strata, layout.size), (strata,), (len(layout.splits),)):
+                raise ValueError(f"arrays of shapes {shapes} do not fit {strata} strata of these columns")
+            if not (cells >= 0).all() or not (block_rows >= 0).all() or not ((icc >= 0) & (icc <= 1)).all():
+                raise ValueError("counts and correlations: expected no negative ones")
+            return cls(layout, data["strata"], cells.astype(np.int64), block_rows, icc, int(data["days"]), **shares)
         except (ValueError, KeyError, TypeError, AttributeError, DataError, ConfigError) as error:
             raise IntegrityError(f"reference: cannot be read ({type(error).__name__}: {error})") from error
 
