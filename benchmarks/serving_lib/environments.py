@@ -41,11 +41,11 @@ def default_directory() -> Path:
     return Path(cache) / "raymlops-benchmarks"
 
 
-def requirements(own: Sequence[str], pinned: Mapping[str, str]) -> list[str]:
-    """The peer's own requirements, and what scoring needs in the versions that raymlops is tested with, as long as
-    the peer does not ask for something else: `pinned` maps a distribution to a version."""
+def requirements(own: Sequence[str], pinned: Mapping[str, str], shared: Sequence[str] = SCORING) -> list[str]:
+    """The peer's own requirements, and what it shares with raymlops in the versions that raymlops is tested with, as
+    long as the peer does not ask for something else: `pinned` maps a distribution to a version."""
     asked = {_name(requirement) for requirement in own}
-    return [*own, *(f"{name}=={pinned[name]}" for name in SCORING if name not in asked)]
+    return [*own, *(f"{name}=={pinned[name]}" for name in shared if name not in asked)]
 
 
 def constraints(text: str) -> dict[str, str]:
@@ -54,12 +54,12 @@ def constraints(text: str) -> dict[str, str]:
     return {name.lower(): version for name, _, version in (line.partition("==") for line in lines if line) if version}
 
 
-def ensure(name: str, own: Sequence[str], directory: Path) -> Environment:
+def ensure(name: str, own: Sequence[str], directory: Path, shared: Sequence[str] = SCORING) -> Environment:
     """The environment of a peer below `directory`, installed unless it is there already with the same requirements.
 
     Raises Unavailable with the end of pip's output.
     """
-    wanted = requirements(own, constraints((ROOT / "constraints.txt").read_text()))
+    wanted = requirements(own, constraints((ROOT / "constraints.txt").read_text()), shared)
     place = directory / f"{name}-{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:10]}"
     python, ready = place / "bin" / "python", place / READY
     if not ready.exists():
