@@ -25,8 +25,11 @@ QUIET = (
     Scenario("jitter 0.02 σ", jitter=0.02),
     Scenario("day effects 0.05 σ", effect=0.05),
     Scenario("day effects 0.1 σ", effect=0.1),
+    Scenario("day effects 0.1 σ, heavy tails", effect=0.1, heavy=True),
     Scenario("day effects 0.1 σ, correlation 0.5 from day to day", effect=0.1, carried=0.5),
 )
+BEYOND = tuple(scenario.name for scenario in QUIET if scenario.heavy or scenario.carried)
+"""Traffic that breaks an assumption."""
 DRIFTS = (
     (QUIET[0], 0.25), (QUIET[0], 0.15), (QUIET[1], 0.25), (QUIET[2], 0.25), (QUIET[2], 0.5), (QUIET[3], 0.5),
 )  # fmt: skip

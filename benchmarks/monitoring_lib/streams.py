@@ -27,6 +27,8 @@ class Scenario:
     """Of every day and column anew, in the reference too."""
     carried: float = 0.0
     """Correlation of a day's effect with that of the day before."""
+    heavy: bool = False
+    """Effects have Student's t distribution with 3 degrees of freedom instead of a normal one."""
 
     @property
     def independent(self) -> bool:
@@ -42,7 +44,8 @@ class Shifts:
 
     def next(self, jitter: bool = True) -> np.ndarray:
         s = self.scenario
-        self._last = s.carried * self._last + np.sqrt(1.0 - s.carried**2) * self.rng.normal(size=COLUMNS)
+        fresh = self.rng.standard_t(3, size=COLUMNS) / np.sqrt(3.0) if s.heavy else self.rng.normal(size=COLUMNS)
+        self._last = s.carried * self._last + np.sqrt(1.0 - s.carried**2) * fresh
         return s.effect * self._last + (s.jitter * self.rng.normal(size=COLUMNS) if jitter else 0.0)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymlops.monitoring.cells import NumericCells
-from raymlops.monitoring.margins import Array
+from raymlops.monitoring.margins import Array, divergence
 from raymlops.monitoring.reference import Reference
 
 
@@ -35,7 +35,7 @@ class Moved:
     evidence: float
     """log of the feature's own mean M."""
     split: str
-    """The split with the most evidence."""
+    """The split whose share says most: the largest Kullback–Leibler divergence from the reference's."""
     expected: float
     """The reference's share of rows that answer yes to it, at the strata of these windows."""
     found: float
@@ -70,15 +70,15 @@ class SinceChange:
         self.found, self.expected = np.where(kept, self.found + found, 0.0), np.where(kept, self.expected + expected, 0)
         self.since = [(s or window) if grows else "" for s, grows in zip(self.since, growing, strict=True)]
 
-    def describe(
-        self, feature: int, window: str, counts: Mapping[int, NDArray[np.int64]], evidence: float, split: int
-    ) -> Moved:
-        """What a feature did until the open `window` with its `counts`; `split` is the one with most evidence."""
+    def describe(self, feature: int, window: str, counts: Mapping[int, NDArray[np.int64]], evidence: float) -> Moved:
+        """What a feature did until the open `window` with its `counts`."""
         now, then = self._both(counts)
         found, expected = self.found + now, self.expected + then
         part = slice(int(self.layout.offsets[feature]), int(self.layout.offsets[feature + 1]))
         before, after = _shares(expected[part]), _shares(found[part])
         (yes0, yes), (asked0, asked) = self.layout.answers(np.stack([expected, found]))
+        shares = (yes0 + 0.5) / (asked0 + 1.0), yes / np.maximum(asked, 1.0)
+        split = int(np.argmax(np.where(self.layout.owner == feature, divergence(shares[1], shares[0]), -1.0)))
         cells = self.layout.features[feature]
         return Moved(
             feature=cells.name,
@@ -87,7 +87,7 @@ class SinceChange:
             evidence=evidence,
             split=self.layout.splits[split].label,
             expected=float(yes0[split] / max(asked0[split], 1e-9)),
-            found=float(yes[split] / max(asked[split], 1e-9)),
+            found=float(shares[1][split]),
             change=0.5 * float(np.abs(after - before).sum()),
             shift=normal_shift(before, after) if isinstance(cells, NumericCells) else None,
             cells=tuple(map(CellShare, cells.labels, before.tolist(), after.tolist())),

@@ -6,6 +6,10 @@ unit every window, so M_k minus the number of windows is a supermartingale, and 
 weights that sum to 1. An alarm when the mean reaches A, and a fresh start then, therefore come A or more windows after
 the last on average (Shin, Ramdas & Rinaldo, "E-detectors", arXiv:2203.03532). Averaging the M, not the E, keeps every
 component's own best start: a mean of E would be accumulated by all together and loses most of the power.
+
+A single odd day is no change. Where a window is a day, E is capped at A: it takes two. A capped E has a mean of at most
+1 as well, so nothing is lost of the guarantee, and much is gained where days have heavier tails than the normal effects
+that drift and loss detectors assume (t with 3 degrees of freedom at 0.1 σ: 1 instead of 48 alarms in 1,250 days).
 """
 
 from __future__ import annotations
@@ -25,15 +29,16 @@ class ShiryaevRoberts:
     """M of all components, in logarithms and single precision, which is what is stored: a restored detector goes on
     from the very same numbers.
 
-    `weights` (components,) need not sum to 1; `mean_windows` is A.
+    `weights` (components,) need not sum to 1; `mean_windows` is A; `days` says that windows are days.
     """
 
-    def __init__(self, weights: Array, mean_windows: float) -> None:
+    def __init__(self, weights: Array, mean_windows: float, days: bool = False) -> None:
         if not 1.0 < mean_windows < np.inf:
             raise ConfigError(f"mean_windows: expected a number of windows above 1, found {mean_windows!r}")
         with np.errstate(divide="ignore"):
             self.log_weights = np.log(weights / weights.sum())
         self.log_threshold = float(np.log(mean_windows))
+        self.log_cap = self.log_threshold if days else np.inf
         self.restart()
 
     def restart(self) -> None:
@@ -43,7 +48,7 @@ class ShiryaevRoberts:
     def after(self, log_e: Array, informed: NDArray[np.bool_] | bool = True) -> Single:
         """log M, (components,), if a window ended with these log E. Components that learn nothing from the window are
         left as they are: their M does not grow, so the argument above holds."""
-        moved = np.logaddexp(self.log_m, 0.0) + log_e
+        moved = np.logaddexp(self.log_m, 0.0) + np.minimum(log_e, self.log_cap)
         return np.where(informed, moved, self.log_m).astype(np.float32)
 
     def statistic(self, log_m: Single) -> float:

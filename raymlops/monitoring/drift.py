@@ -39,16 +39,17 @@ class DriftDetector:
     """Detects that columns are no longer distributed as in the reference, within its tolerances.
 
     Windows come in the order of their names; the last one stays open and may be added to, so that a day can be judged
-    while it goes on. `mean_windows`: without drift an alarm comes after this many windows or more on average. State is
-    constant: no history of windows is kept. `late_rows` counts rows that came too late to be judged, because their
-    window was closed or had raised the alarm already.
+    while it goes on. `mean_windows`: without drift an alarm comes after this many windows or more on average. With a
+    reference of days windows have to be days, and an alarm takes at least two. State is constant: no history of windows
+    is kept. `late_rows` counts rows that came too late to be judged, because their window was closed or had raised the
+    alarm already.
     """
 
     def __init__(self, reference: Reference, mean_windows: float = MEAN_WINDOWS) -> None:
         self.reference, self.mean_windows, self.late_rows = reference, mean_windows, 0
         self._bets = SplitBets.of(reference)
         self._owner = np.repeat(reference.layout.owner, CHOICES)
-        self._sr = ShiryaevRoberts(self._bets.weights, mean_windows)
+        self._sr = ShiryaevRoberts(self._bets.weights, mean_windows, days=reference.days > 0)
         self._since = SinceChange(reference)
         self._open = OpenWindow()
 
@@ -93,9 +94,8 @@ class DriftDetector:
         if alarm := statistic >= threshold:
             for feature in np.argsort(-evidence, kind="stable").tolist():
                 if not moved or evidence[feature] >= threshold:
-                    best = int(np.argmax(np.where(self._owner == feature, log_m, -np.inf))) // CHOICES
-                    seen = self._open.name, self._open.parts, float(evidence[feature])
-                    moved.append(self._since.describe(feature, *seen, best))
+                    now = self._open.name, self._open.parts
+                    moved.append(self._since.describe(feature, *now, float(evidence[feature])))
             self._sr.restart()
             self._since = SinceChange(self.reference)
             self._open.spend()

@@ -46,6 +46,8 @@ class LossLevels:
 
     slices: tuple[Slice, ...]
     tolerance: float
+    days: int
+    """Reference days, 0 if rows were said to be independent."""
 
     @classmethod
     def of(
@@ -74,7 +76,7 @@ class LossLevels:
             if mask.sum() < 2:
                 raise DataError(f"slice {name!r}: expected at least 2 labelled reference rows, found {mask.sum()}")
             made.append(_slice(name, values[mask], None if numbers is None else numbers[mask], tolerance, risk))
-        return cls(tuple(made), tolerance)
+        return cls(tuple(made), tolerance, 0 if numbers is None else int(numbers.max()) + 1)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,7 +89,8 @@ class LossLevels:
     def from_dict(cls, data: Mapping[str, Any]) -> LossLevels:
         """Raises IntegrityError when the data are no levels."""
         try:
-            return cls(tuple(Slice(**row) for row in data["slices"]), float(data["tolerance"]))
+            slices = tuple(Slice(**row) for row in data["slices"])
+            return cls(slices, float(data["tolerance"]), int(data["days"]))
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"loss levels: cannot be read ({type(error).__name__}: {error})") from error
 

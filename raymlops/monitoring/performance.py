@@ -67,8 +67,9 @@ class LossDetector:
     """Detects that a model has become worse than it was, within the tolerance of its levels.
 
     Windows come in the order of their names, and the last one stays open, as in `DriftDetector`. `mean_windows`:
-    without degradation an alarm comes after this many windows or more on average. Labels of closed windows are counted
-    in `late_labels` and not judged: give windows to the detector when their labels are due.
+    without degradation an alarm comes after this many windows or more on average; with levels of days an alarm takes at
+    least two. Labels of closed windows are counted in `late_labels` and not judged: give windows to the detector when
+    their labels are due.
     """
 
     def __init__(self, levels: LossLevels, mean_windows: float = MEAN_WINDOWS) -> None:
@@ -76,7 +77,7 @@ class LossDetector:
         count = len(levels.slices)
         weights = np.full(count, 0.5 / max(count - 1, 1))
         weights[0] = 0.5 if count > 1 else 1.0
-        self._sr = ShiryaevRoberts(np.repeat(weights, len(FRACTIONS)), mean_windows)
+        self._sr = ShiryaevRoberts(np.repeat(weights, len(FRACTIONS)), mean_windows, days=levels.days > 0)
         self._open = OpenWindow()
         self._restart()
 
