@@ -78,7 +78,8 @@ class SinceChange:
         before, after = _shares(expected[part]), _shares(found[part])
         (yes0, yes), (asked0, asked) = self.layout.answers(np.stack([expected, found]))
         shares = (yes0 + 0.5) / (asked0 + 1.0), yes / np.maximum(asked, 1.0)
-        split = int(np.argmax(np.where(self.layout.owner == feature, divergence(shares[1], shares[0]), -1.0)))
+        usable = (self.layout.owner == feature) & (asked > 0)
+        split = int(np.argmax(np.where(usable, divergence(shares[1], shares[0]), -1.0)))
         cells = self.layout.features[feature]
         return Moved(
             feature=cells.name,
