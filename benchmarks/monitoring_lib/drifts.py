@@ -12,6 +12,7 @@ from benchmarks.monitoring_lib.streams import (
     COLUMNS,
     Scenario,
     Shifts,
+    day_name,
     drawn_counts,
     reference_of,
     reference_rows,
@@ -51,7 +52,7 @@ def false_alarms(seed: int, quick: bool) -> list[dict[str, Any]]:
                 if not scenario.independent:
                     detectors.append(DriftDetector(reference_of(known, True)))
                 for at in range(windows):
-                    counts = drawn_counts(rng, detectors[0].reference.layout, f"{at:06d}", size, shifts.next())
+                    counts = drawn_counts(rng, detectors[0].reference.layout, day_name(at), size, shifts.next())
                     found = [detector.update(counts)[0].alarm for detector in detectors]
                     ours, naive, looked = ours + found[0], naive + found[-1], looked + 1
             rows.append(_row(scenario, size, OURS, ours, looked))
@@ -107,7 +108,7 @@ def _ours_delay(rng: np.random.Generator, scenario: Scenario, drift: float, size
     for at in range(quiet + LONGEST):
         shift = shifts.next()
         shift[0] += drift if at >= quiet else 0.0
-        counts = drawn_counts(rng, detector.reference.layout, f"{at:06d}", size, shift)
+        counts = drawn_counts(rng, detector.reference.layout, day_name(at), size, shift)
         if detector.update(counts)[0].alarm and at >= quiet:
             return at - quiet + 1.0
     return np.inf

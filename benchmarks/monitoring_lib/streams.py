@@ -62,6 +62,11 @@ def reference_of(rows: np.ndarray, independent: bool) -> Reference:
     return Reference.of_counts(Counts.by_day(layout, table, times), independent=independent)
 
 
+def day_name(number: int) -> str:
+    """The name of a window, counted from the first after the reference."""
+    return str(np.datetime64("2024-02-01") + number)
+
+
 def drawn_counts(rng: np.random.Generator, layout: Layout, window: str, rows: int, shift: np.ndarray) -> Counts:
     """The counts of `rows` rows with these shifts, drawn without drawing the rows."""
     cells = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 
@@ -56,9 +57,11 @@ class DriftDetector:
     def update(self, counts: Counts) -> list[DriftFinding]:
         """Adds counts and judges each of their windows. After an alarm everything starts afresh with the next window.
 
-        Raises DataError when they were counted in other cells or strata than the reference's.
+        Raises DataError when they were counted in other cells, strata or kinds of windows than the reference's.
         """
         counts.check(self.reference.layout.digest)
+        if self.reference.days and (odd := [window for window in counts.windows if not _is_day(window)]):
+            raise DataError(f"window: expected a day such as 2025-01-31, as in the reference, found {odd[0]!r}")
         if wrong := [stratum for _, stratum in counts.values if not 0 <= stratum < len(self.reference.cells)]:
             raise DataError(f"counts: found stratum {wrong[0]}, expected strata {self.reference.strata!r}")
         findings = []
@@ -132,3 +135,10 @@ class DriftDetector:
             return made
         except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise IntegrityError(f"drift state: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _is_day(window: str) -> bool:
+    try:
+        return date.fromisoformat(window).isoformat() == window
+    except ValueError:
+        return False

@@ -32,6 +32,10 @@ def frame(n: int, seed: int, shift: float = 0.0, **more: Any) -> pa.Table:
     return pa.table(columns | more)
 
 
+def day_name(number: int) -> str:
+    return str(np.datetime64("2025-01-01") + number)
+
+
 def days(n: int, count: int = DAYS) -> Any:
     return np.datetime64("2024-01-01", "us") + (np.arange(n) * count // n).astype("timedelta64[D]")
 
@@ -47,7 +51,7 @@ def feed(detector: DriftDetector, *tables: pa.Table, start: int = 0) -> list[Dri
     return [
         finding
         for number, table in enumerate(tables, start)
-        for finding in detector.update(Counts.of(layout, table, f"2025-{number:03d}"))
+        for finding in detector.update(Counts.of(layout, table, day_name(number)))
     ]
 
 
@@ -101,7 +105,7 @@ def test_an_alarm_says_what_moved_where_how_far_and_since_when(reference: Refere
     at = next(i for i, finding in enumerate(found) if finding.alarm)
     assert not any(finding.alarm for finding in quiet) and at <= 3
     moved = found[at].moved
-    assert [m.feature for m in moved] == ["age"] and "2025-009" <= moved[0].since <= "2025-011"
+    assert [m.feature for m in moved] == ["age"] and "2025-01-10" <= moved[0].since <= "2025-01-12"
     assert moved[0].shift == pytest.approx(0.6, abs=0.08) and 0.15 < moved[0].change < 0.35
     assert moved[0].found < moved[0].expected  # fewer rows below the edge
     assert sum(cell.found for cell in moved[0].cells) == pytest.approx(1) and len(moved[0].cells) == 17
@@ -196,7 +200,9 @@ def test_what_does_not_belong_together_is_refused(reference: Reference) -> None:
     with pytest.raises(DataError, match="is a replica behind"):
         detector.update(Counts.of(layout_of_rows(other), other, "w"))
     with pytest.raises(DataError, match="found stratum 3, expected strata 'none'"):
-        detector.update(Counts.of(reference.layout, frame(5, 1), "w", stratum=3))
+        detector.update(Counts.of(reference.layout, frame(5, 1), "2025-01-01", stratum=3))
+    with pytest.raises(DataError, match=r"window: expected a day such as 2025-01-31.*found '2025-01-01T10'"):
+        detector.update(Counts.of(reference.layout, frame(5, 1), "2025-01-01T10"))
     with pytest.raises(ConfigError, match=r"mean_windows: expected a number of windows above 1, found 0\.5"):
         DriftDetector(reference, 0.5)
 
