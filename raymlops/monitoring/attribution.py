@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymlops.monitoring.cells import NumericCells
+from raymlops.monitoring.detector import pack, unpack
 from raymlops.monitoring.margins import Array, divergence
 from raymlops.monitoring.reference import Reference
 
@@ -54,18 +55,28 @@ class Moved:
 
 
 class SinceChange:
-    """Counts of each feature since its evidence began to grow, beside what the reference would have expected."""
+    """Counts of each feature since its evidence began to grow, beside what the reference would have expected.
 
-    def __init__(self, reference: Reference) -> None:
+    That is since the last window after which not one of the feature's bets was ahead, as in a CUSUM of the best of them
+    (Page 1954). M says nothing of it: it is above 1 whenever E is above 1/2.
+    """
+
+    def __init__(self, reference: Reference, owner: NDArray[np.int64]) -> None:
+        """`owner` is the feature of each bet, rising, (components,)."""
         self.layout = reference.layout
+        self._starts = np.searchsorted(owner, np.arange(len(self.layout.features)))
+        self._owner, self._ahead = owner, np.zeros(len(owner), np.float32)
         rows = reference.cells[:, : self.layout.offsets[1]].sum(axis=1, keepdims=True)
         self._shares = reference.cells / np.maximum(rows, 1)
         self.since = [""] * len(self.layout.features)
         self.found, self.expected = np.zeros((2, self.layout.size))
 
-    def add(self, window: str, counts: Mapping[int, NDArray[np.int64]], growing: NDArray[np.bool_]) -> None:
-        """A closed window; features that are not `growing`, (features,), begin anew."""
+    def add(self, window: str, counts: Mapping[int, NDArray[np.int64]], log_e: Array) -> None:
+        """A closed window, and log E of every bet on it, (components,)."""
         found, expected = self._both(counts)
+        ahead = self._ahead + log_e.astype(np.float32)
+        growing = np.maximum.reduceat(ahead, self._starts) > 0.0
+        self._ahead = np.where(growing[self._owner], ahead, np.float32(0.0))
         kept = np.repeat(growing, np.diff(self.layout.offsets))
         self.found, self.expected = np.where(kept, self.found + found, 0.0), np.where(kept, self.expected + expected, 0)
         self.since = [(s or window) if grows else "" for s, grows in zip(self.since, growing, strict=True)]
@@ -103,13 +114,15 @@ class SinceChange:
 
     def to_dict(self) -> dict[str, Any]:
         expected = [round(float(value), 3) for value in self.expected]
-        return {"since": self.since, "found": self.found.astype(np.int64).tolist(), "expected": expected}
+        counts = {"found": self.found.astype(np.int64).tolist(), "expected": expected}
+        return {"since": self.since, **counts, "ahead": pack(self._ahead)}
 
     def load(self, data: Mapping[str, Any]) -> None:
         """What `to_dict` gave. Raises ValueError, KeyError or TypeError when it is of other columns."""
         self.since = [str(window) for window in data["since"]]
         if len(self.since) != len(self.layout.features):
             raise ValueError(f"since: expected a window for each of {len(self.layout.features)} features")
+        self._ahead = unpack(data["ahead"]).reshape(self._ahead.shape)
         self.found = np.array(data["found"], np.float64).reshape(self.layout.size)
         self.expected = np.array(data["expected"], np.float64).reshape(self.layout.size)
 

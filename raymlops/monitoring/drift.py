@@ -51,7 +51,7 @@ class DriftDetector:
         self._bets = SplitBets.of(reference)
         self._owner = np.repeat(reference.layout.owner, CHOICES)
         self._sr = ShiryaevRoberts(self._bets.weights, mean_windows, days=reference.days > 0)
-        self._since = SinceChange(reference)
+        self._since = SinceChange(reference, self._owner)
         self._open = OpenWindow()
 
     def update(self, counts: Counts) -> list[DriftFinding]:
@@ -79,11 +79,9 @@ class DriftDetector:
 
     def _close(self) -> None:
         if self._open.parts:
-            self._sr.log_m = self._after()
-            self._since.add(self._open.name, self._open.parts, self._evidence(self._sr.log_m) > 0.0)
-
-    def _after(self) -> Single:
-        return self._sr.after(*self._bets.log_e(self._open.parts))
+            log_e, informed = self._bets.log_e(self._open.parts)
+            self._sr.log_m = self._sr.after(log_e, informed)
+            self._since.add(self._open.name, self._open.parts, log_e)
 
     def _evidence(self, log_m: Single) -> Array:
         """log of the mean M of each feature, (features,)."""
@@ -91,7 +89,7 @@ class DriftDetector:
         return np.asarray(np.logaddexp.reduceat(self._sr.log_weights + log_m, starts) + np.log(len(starts)))
 
     def _judge(self) -> DriftFinding:
-        log_m = self._after()
+        log_m = self._sr.after(*self._bets.log_e(self._open.parts))
         statistic, threshold, evidence = self._sr.statistic(log_m), self._sr.log_threshold, self._evidence(log_m)
         moved: list[Moved] = []
         if alarm := statistic >= threshold:
@@ -100,7 +98,7 @@ class DriftDetector:
                     now = self._open.name, self._open.parts
                     moved.append(self._since.describe(feature, *now, float(evidence[feature])))
             self._sr.restart()
-            self._since = SinceChange(self.reference)
+            self._since = SinceChange(self.reference, self._owner)
             self._open.spend()
         names = [cells.name for cells in self.reference.layout.features]
         shown = dict(zip(names, evidence.tolist(), strict=True))

@@ -85,6 +85,7 @@ class LossDetector:
         self._sr.restart()
         self._since = [""] * len(self.levels.slices)
         self._sums = np.zeros((len(self.levels.slices), 2))
+        self._ahead = np.zeros((len(self.levels.slices), len(FRACTIONS)))
 
     def update(self, sums: LossSums) -> list[LossFinding]:
         """Adds labelled losses and judges each of their windows; after an alarm everything starts afresh. Raises
@@ -105,18 +106,21 @@ class LossDetector:
 
     def _close(self) -> None:
         if self._open.parts:
-            self._sr.log_m = self._after()
-            growing = self._evidence(self._sr.log_m) > 0.0
             added = _dense(self._open.parts, len(self.levels.slices))
+            log_e = self._log_e(added)
+            self._sr.log_m = self._after(added, log_e)
+            ahead = self._ahead + log_e
+            growing = ahead.max(axis=1) > 0.0  # since when, as in `attribution.SinceChange`
+            self._ahead = np.where(growing[:, None], ahead, 0.0)
             self._sums = np.where(growing[:, None], self._sums + added[:, :2], 0.0)
             names = zip(self._since, growing, strict=True)
             self._since = [(since or self._open.name) if grows else "" for since, grows in names]
 
-    def _after(self) -> Single:
-        sums = _dense(self._open.parts, len(self.levels.slices))
-        log_e = np.stack(
-            [_log_e(part.icc, part.limit, row) for part, row in zip(self.levels.slices, sums, strict=True)]
-        )
+    def _log_e(self, sums: Array) -> Array:
+        """log E of a window's sums, (slices, bets)."""
+        return np.stack([_log_e(part.icc, part.limit, row) for part, row in zip(self.levels.slices, sums, strict=True)])
+
+    def _after(self, sums: Array, log_e: Array) -> Single:
         return self._sr.after(log_e.reshape(-1), np.repeat(sums[:, 0] > 0, len(FRACTIONS)))
 
     def _evidence(self, log_m: Single) -> Array:
@@ -124,9 +128,10 @@ class LossDetector:
         return np.asarray(by_slice - np.log(len(FRACTIONS)), np.float64)
 
     def _judge(self) -> LossFinding:
-        log_m = self._after()
+        added = _dense(self._open.parts, len(self.levels.slices))
+        log_m = self._after(added, self._log_e(added))
         statistic, threshold, evidence = self._sr.statistic(log_m), self._sr.log_threshold, self._evidence(log_m)
-        sums = self._sums + _dense(self._open.parts, len(self.levels.slices))[:, :2]
+        sums = self._sums + added[:, :2]
         slices = tuple(
             SliceLoss(
                 part.name,
@@ -157,6 +162,7 @@ class LossDetector:
                 "open": self._open.to_dict(),
                 "since": self._since,
                 "sums": self._sums.tolist(),
+                "ahead": self._ahead.tolist(),
                 "late_labels": self.late_labels,
             }
         )
@@ -172,7 +178,8 @@ class LossDetector:
             made._sr.load(data["log_m"])
             made._open.load(data["open"], np.zeros(VECTOR))
             made._since, made.late_labels = list(data["since"]), int(data["late_labels"])
-            made._sums = np.array(data["sums"], np.float64).reshape(len(levels.slices), 2)
+            made._sums = np.array(data["sums"], np.float64).reshape(made._sums.shape)
+            made._ahead = np.array(data["ahead"], np.float64).reshape(made._ahead.shape)
             return made
         except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise IntegrityError(f"loss state: cannot be read ({type(error).__name__}: {error})") from error
