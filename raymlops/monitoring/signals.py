@@ -1,4 +1,4 @@
-"""What a look at a model in production says: one signal for each kind of trouble, with an incident when there is one."""
+"""What a look at a model in production says: a signal for each kind of trouble, with an incident when there is one."""
 
 from __future__ import annotations
 
