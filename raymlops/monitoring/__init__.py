@@ -16,7 +16,7 @@ from raymlops.monitoring.counts import Counts
 from raymlops.monitoring.display import distances
 from raymlops.monitoring.drift import DriftDetector, DriftFinding
 from raymlops.monitoring.loss_model import LossModel
-from raymlops.monitoring.losses import LossLevels, LossSums, clipped_error, slice_masks
+from raymlops.monitoring.losses import LossDays, LossLevels, LossSums, clipped_error, slice_masks
 from raymlops.monitoring.performance import LossDetector, LossFinding, SliceLoss
 from raymlops.monitoring.quality import QualityCounts, QualityLimits, quality_violations, volume_limits
 from raymlops.monitoring.reference import Reference
@@ -29,6 +29,7 @@ __all__ = [
     "DriftDetector",
     "DriftFinding",
     "Layout",
+    "LossDays",
     "LossDetector",
     "LossFinding",
     "LossLevels",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import NormalDist
 from typing import Any, Self
@@ -41,6 +41,21 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class LossDays:
+    """Losses in [0, 1], (n,), with the day of each, and the rows of slices, as for `LossLevels.of`."""
+
+    losses: ArrayLike
+    days: Sequence[Any] | NDArray[Any]
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def of(self, name: str) -> tuple[Array, NDArray[np.int64]]:
+        """Losses of a slice and numbers of their days. Raises DataError for losses out of range."""
+        values, days = bounded(self.losses), np.unique(np.asarray(self.days), return_inverse=True)[1]
+        mask = np.ones(len(values), bool) if name == OVERALL else self.masks.get(name, np.zeros(len(values), bool))
+        return values[mask], days[mask]
+
+
+@dataclass(frozen=True)
 class LossLevels:
     """What a model's losses were when it was registered, overall (first) and by slice."""
 
@@ -57,12 +72,15 @@ class LossLevels:
         masks: Mapping[str, NDArray[np.bool_]] | None = None,
         tolerance: float = 0.1,
         delta: float = DELTA,
+        alike: LossDays | None = None,
     ) -> LossLevels:
         """From losses in [0, 1], (n,), on rows that the model was not fitted on.
 
         `days` (n,) names each row's day; None says that all rows are independent. `masks` name the slices. A mean may
         rise by the share `tolerance` of itself, beyond the error of the level: a normal bound on effective rows at δ
         over all slices, and the range term of Maurer & Pontil (2009, arXiv:0907.3740, Theorem 4) for small slices.
+        `alike` are losses of other days, such as those that the model was fitted on: they say how alike the rows of a
+        day are, which a short holdout cannot, and nothing about the level. Without `days` they are ignored.
         Raises DataError for losses out of range, and for slices of fewer than 2 rows or days.
         """
         values = bounded(losses)
@@ -75,7 +93,9 @@ class LossLevels:
         for name, mask in named.items():
             if mask.sum() < 2:
                 raise DataError(f"slice {name!r}: expected at least 2 labelled reference rows, found {mask.sum()}")
-            made.append(_slice(name, values[mask], None if numbers is None else numbers[mask], tolerance, risk))
+            further = None if alike is None else alike.of(name)
+            chosen = None if numbers is None else numbers[mask]
+            made.append(_slice(name, values[mask], chosen, tolerance, risk, further))
         return cls(tuple(made), tolerance, 0 if numbers is None else int(numbers.max()) + 1)
 
     @property
@@ -159,19 +179,35 @@ def slice_masks(rows: Any, slices: Mapping[str, Sequence[str]]) -> dict[str, NDA
     return masks
 
 
-def _slice(name: str, y: Array, days: NDArray[np.int64] | None, tolerance: float, delta: float) -> Slice:
+def _slice(
+    name: str,
+    y: Array,
+    days: NDArray[np.int64] | None,
+    tolerance: float,
+    delta: float,
+    alike: tuple[Array, NDArray[np.int64]] | None,
+) -> Slice:
     mean, variance, rows = float(y.mean()), float(y.var(ddof=1)), float(len(y))
     icc: float | None = 0.0
     known = rows
     if days is not None:
-        sizes = np.bincount(days).astype(np.float64)
-        present = int((sizes > 0).sum())
-        if present < 2:
-            raise DataError(f"slice {name!r}: expected labelled reference rows of at least 2 days, found {present}")
-        sums = np.bincount(days, y)
-        table = sums[:, None].astype(np.float64), sizes[:, None], (sizes * mean)[:, None]
-        found = float(intraclass(*table, np.array([variance]))[0])
+        table = _by_day(y, days)
+        sizes = table[:, 1]
+        if len(table) < 2:
+            raise DataError(f"slice {name!r}: expected labelled reference rows of at least 2 days, found {len(table)}")
+        spread = variance
+        if alike is not None and len(alike[0]) > 1:
+            table = np.concatenate([table, _by_day(*alike)])
+            spread = float((rows * variance + len(alike[0]) * alike[0].var()) / (rows + len(alike[0])))
+        found = float(intraclass(table[:, [0]], table[:, [1]], table[:, [2]], np.array([spread]))[0])
         known = float(effective(rows, (sizes**2).sum() / rows, found))
-        icc = float(f"{found:.4g}") if present >= MIN_DAYS else None
+        icc = float(f"{found:.4g}") if len(table) >= MIN_DAYS else None
     error = NormalDist().inv_cdf(1.0 - delta) * math.sqrt(variance / known) + 7.0 * math.log(2.0 / delta) / (3.0 * rows)
     return Slice(name, mean, len(y), max(min(1.0, mean * (1.0 + tolerance) + error), 1e-6), icc)
+
+
+def _by_day(y: Array, days: NDArray[np.int64]) -> Array:
+    """Sum, rows and expected sum of each day that has rows, (days, 3)."""
+    sizes = np.bincount(days).astype(np.float64)
+    table = np.stack([np.bincount(days, y), sizes, sizes * y.mean()], axis=1)
+    return np.asarray(table[sizes > 0])

@@ -16,6 +16,7 @@ from raymlops.errors import ConfigError, DataError, IntegrityError
 from raymlops.monitoring import (
     Calibration,
     Counts,
+    LossDays,
     LossDetector,
     LossFinding,
     LossLevels,
@@ -96,6 +97,30 @@ def test_without_reference_days_a_window_is_one_observation() -> None:
         y = np.full(PER_DAY, float(rng.random() < made.slices[0].limit * 0.95))
         (finding,) = detector.update(LossSums.of(made, y, [f"{day:04d}"] * PER_DAY))
         assert not finding.alarm
+
+
+def test_further_days_say_how_alike_rows_are_and_nothing_about_the_level() -> None:
+    rng = np.random.default_rng(3)
+
+    def uneven(rate: float, days: int) -> tuple[Any, Any]:
+        today = np.repeat(np.clip(rate + 0.03 * rng.normal(size=days), 0, 1), PER_DAY)
+        return (rng.random(len(today)) < today).astype(float), np.repeat(np.arange(days), PER_DAY)
+
+    holdout, fitted = uneven(0.1, 7), uneven(0.05, 40)
+    short, helped = LossLevels.of(*holdout), LossLevels.of(*holdout, alike=LossDays(*fitted))
+    assert short.slices[0].icc is None and short.slices[0].mean == helped.slices[0].mean
+    icc = helped.slices[0].icc
+    assert icc is not None and 0.005 < icc < 0.05  # truly 0.01
+
+    delays, quiet = [], []
+    for reference in (short, helped):
+        detector = LossDetector(reference)
+        days = [*([0.1] * 60), *([0.3] * 60)]
+        sums = [LossSums.of(reference, uneven(rate, 1)[0], [f"{d:03d}"] * PER_DAY) for d, rate in enumerate(days)]
+        alarms = [day for day, part in enumerate(sums) if detector.update(part)[0].alarm]
+        quiet.append(all(day >= 60 for day in alarms))
+        delays.append(min([day - 60 for day in alarms if day >= 60], default=60))
+    assert quiet == [True, True] and delays[1] <= 6 < 10 <= delays[0]
 
 
 @settings(max_examples=80, deadline=None)
