@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from raymlops.chain import Entry
 from raymlops.config.rollout import RolloutConfig
 from raymlops.config.serving import ServingConfig
 from raymlops.rollout import orders
 from raymlops.rollout.conductor import Conductor
 from raymlops.rollout.evidence import Epoch, Reporter
 from raymlops.rollout.evidence.assignment import Assignment
-from raymlops.rollout.ledger import Entry, Ledger, verify
+from raymlops.rollout.ledger import Ledger, verify
 from raymlops.rollout.settings import EndpointSettings, reporter_config
 from raymlops.rollout.steering import Steering
 from raymlops.rollout.totals import BOUNDS, bucket

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from raymlops.chain import GENESIS, Entry
 from raymlops.rollout import projection
 from raymlops.rollout.consequences import apply
 from raymlops.rollout.decisions import decide
-from raymlops.rollout.ledger import GENESIS, Entry
 from raymlops.rollout.totals import Totals
 from raymlops.rollout.trial import Rollout, Task
 from raymlops.rollout.views import Intent, View

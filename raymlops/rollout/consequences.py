@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from raymlops.chain import Entry
 from raymlops.rollout.course import Course
 from raymlops.rollout.evidence import EvidenceConfig
 from raymlops.rollout.joining import LabelJoin
-from raymlops.rollout.ledger import Entry
 from raymlops.rollout.policy import RolloutState
 from raymlops.rollout.settings import label_rules
 from raymlops.rollout.totals import Totals

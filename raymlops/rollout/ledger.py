@@ -1,111 +1,22 @@
-"""The ledger of an endpoint: what was decided, in order, for ever. And who is in charge, which is the same thing.
+"""The ledger of an endpoint: a `Chain` of entries below `rollouts/ENDPOINT/`, and what is kept beside it per term.
 
-Entry N is `rollouts/ENDPOINT/ledger/0000000N.json`, created by a conditional write and chained to the one before by
-its hash. A controller takes over by appending a `term` entry with the next term. Whoever finds the number of its next
-entry taken has been deposed and must read what happened. So there is no lease that could disagree with the ledger, no
-clock that could run differently, and no way for an old controller, on whatever cluster, to write over a newer one.
-
-State and routing document are kept per term (`states/TERM.json`, `documents/TERM.json`): an old controller can only
-overwrite its own.
+A controller takes over by appending a `term` entry with the next term. State and routing document are kept per term
+(`states/TERM.json`, `documents/TERM.json`): an old controller can only overwrite its own.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
-from typing import Any
-
-from raymlops.errors import IntegrityError, RaymlopsError
+from raymlops.chain import Chain, Entry
+from raymlops.errors import IntegrityError
 from raymlops.serving.document import RoutingDocument
 from raymlops.store import Store
 
-GENESIS = "0" * 64
-"""What the first entry names as its predecessor."""
-_DIGITS = 8
 
-
-class Deposed(RaymlopsError):
-    """Another controller wrote the entry that was to be written: this one is not in charge any more."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the ledger."""
-
-    n: int
-    term: int
-    at: float
-    """Seconds since 1970 on the controller's clock."""
-    kind: str
-    payload: dict[str, Any]
-    previous: str
-    """SHA-256 of the bytes of the entry before."""
-
-    def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.to_bytes()).hexdigest()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Entry:
-        """Raises ValueError, KeyError or TypeError for what `to_bytes` did not write."""
-        return cls(**json.loads(data))
-
-
-class Ledger:
+class Ledger(Chain):
     """The files of one endpoint. Every method does I/O and raises StoreError when the store cannot be reached."""
 
     def __init__(self, store: Store, endpoint: str) -> None:
-        self.store, self.endpoint = store, endpoint
-        self.root = f"rollouts/{endpoint}"
-
-    def path(self, n: int) -> str:
-        return f"{self.root}/ledger/{n:0{_DIGITS}d}.json"
-
-    def entries(self, after: int = 0) -> list[Entry]:
-        """All entries with a number above `after`, checked. Raises IntegrityError naming the first that is not what
-        was written."""
-        numbers = self.numbers()
-        previous = Entry.from_bytes(self.store.read(self.path(after))).sha256 if after else GENESIS
-        found = []
-        for expected, n in enumerate((n for n in numbers if n > after), start=after + 1):
-            if n != expected:
-                raise IntegrityError(f"{self.path(expected)}: is missing, but there are later entries")
-            entry = self._read(n, previous)
-            previous = entry.sha256
-            found.append(entry)
-        return found
-
-    def _read(self, n: int, previous: str) -> Entry:
-        data, path = self.store.read(self.path(n)), self.path(n)
-        try:
-            entry = Entry.from_bytes(data)
-        except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(f"{path}: is not a ledger entry ({type(error).__name__}: {error})") from error
-        if entry.to_bytes() != data or entry.n != n:
-            raise IntegrityError(f"{path}: was changed after it was written")
-        if entry.previous != previous:
-            raise IntegrityError(f"{path}: does not follow entry {n - 1}: one of the two was changed")
-        return entry
-
-    def append(self, entry: Entry) -> None:
-        """Write the entry, whose number is the next. Raises Deposed when that number is taken."""
-        if not self.store.create(self.path(entry.n), entry.to_bytes(), exclusive=True):
-            raise Deposed(f"{self.endpoint}: entry {entry.n} of the ledger was written by another controller")
-
-    def taken(self, n: int) -> bool:
-        """Whether entry n exists."""
-        return self.store.exists(self.path(n))
-
-    def numbers(self) -> list[int]:
-        """Numbers of the entries that exist."""
-        names = self.store.list(f"{self.root}/ledger")
-        return sorted(int(name[:_DIGITS]) for name in names if len(name) == _DIGITS + 5 and name[:_DIGITS].isdigit())
-
-    # -- what is kept per term -----------------------------------------------------------------------------------
+        super().__init__(store, f"rollouts/{endpoint}")
 
     def save_state(self, term: int, data: bytes) -> None:
         self.store.write(f"{self.root}/states/{term}.json", data)

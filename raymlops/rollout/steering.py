@@ -11,10 +11,11 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+from raymlops.chain import GENESIS, Deposed, Entry
 from raymlops.errors import RaymlopsError, Refused
 from raymlops.rollout import orders
 from raymlops.rollout.conductor import Conductor
-from raymlops.rollout.ledger import GENESIS, Deposed, Entry, Ledger
+from raymlops.rollout.ledger import Ledger
 from raymlops.rollout.settings import EndpointSettings
 from raymlops.rollout.views import Intent, View
 from raymlops.serving.document import ModelRef, RoutingDocument

@@ -22,8 +22,9 @@ from faults_load import Load
 from faults_wait import eventually
 from serving_models import NAME, endpoint_config, flag_path, json_rows, register
 
+from raymlops.chain import Entry
 from raymlops.registry.backend import Tracking, tracking
-from raymlops.rollout.ledger import Entry, Ledger, verify
+from raymlops.rollout.ledger import Ledger, verify
 from raymlops.rollout.promotion import seen_alias
 from raymlops.serving.args import EndpointArgs
 from raymlops.store import Store

@@ -13,10 +13,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from rollout_cases import ENDPOINT, Behaviour, FakeWorld, model, run, settings
 
+from raymlops.chain import Deposed, Entry
 from raymlops.errors import IntegrityError, Refused
 from raymlops.rollout import orders
 from raymlops.rollout.conductor import Conductor
-from raymlops.rollout.ledger import Deposed, Entry, Ledger, persisted_document, verify
+from raymlops.rollout.ledger import Ledger, persisted_document, verify
 from raymlops.store import Store, StoreError
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
