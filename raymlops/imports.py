@@ -72,6 +72,11 @@ def user_functions(config: Config) -> dict[str, str]:
         found["data.source.function"] = source.function
     if source.kind == "sql":
         found["data.source.connection"] = source.connection
+    for number, labels in enumerate(config.labels.sources):
+        if labels.source.kind == "function":
+            found[f"labels.sources[{number}].source.function"] = labels.source.function
+        if labels.source.kind == "sql":
+            found[f"labels.sources[{number}].source.connection"] = labels.source.connection
     for name, derived in config.features.derived.items():
         found[f"features.derived.{name}.function"] = derived.function
     if config.model.kind == "factory":

@@ -10,6 +10,7 @@ from raymlops.config.base import Node
 from raymlops.config.data import DataConfig, TimeSplit
 from raymlops.config.features import FeaturesConfig
 from raymlops.config.gate import GateConfig
+from raymlops.config.labels import LabelsConfig
 from raymlops.config.rollout import RolloutConfig
 from raymlops.config.serving import ServingConfig
 from raymlops.config.training import MlpModel, Model, SearchConfig, TrainConfig
@@ -53,6 +54,7 @@ class Config(Node):
     gate: GateConfig = GateConfig()
     serving: ServingConfig = ServingConfig()
     rollout: RolloutConfig = RolloutConfig()
+    labels: LabelsConfig = LabelsConfig()
     tracking: TrackingConfig = TrackingConfig()
     ray: RayConfig = RayConfig()
 

@@ -116,6 +116,11 @@ def build_snapshot(
     )
 
 
+def current_contract(config: Config, base: Path, store: Store) -> Contract | None:
+    """The contract that the next snapshot must keep; None before there is one. Raises ConfigError when it is none."""
+    return _read_contract(*_contract_place(config, base, store))
+
+
 def _contract_place(config: Config, base: Path, store: Store) -> tuple[Store, str]:
     path = config.data.contract.path
     if path is None:

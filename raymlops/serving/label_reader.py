@@ -25,6 +25,13 @@ def read_labels(store: Store, endpoint: str, since: datetime, until: datetime, l
     `label` is JSON, `number` its value if it is no text, true as 1. For the labels of predictions made since a time,
     read from that time on: no label comes before its prediction. Raises StoreError and IntegrityError.
     """
+    collapsed = collapse(read_label_rows(store, endpoint, since, until))
+    return collapsed if losers else collapsed.filter(collapsed.column("wins")).drop_columns(["wins"])
+
+
+def read_label_rows(store: Store, endpoint: str, since: datetime, until: datetime) -> pa.Table:
+    """Everything that was received in [since, until), as it was stored: `label_files.SCHEMA`, in no order, with rows
+    that stand in two files while these are merged. Raises as `read_labels`."""
     if since.tzinfo is None or until.tzinfo is None:
         raise ValueError("since and until: expected times with a time zone")
     root = labels_path(endpoint)
@@ -41,8 +48,7 @@ def read_labels(store: Store, endpoint: str, since: datetime, until: datetime, l
     kind = SCHEMA.field("received").type
     received = table.column("received")
     within = pc.and_(pc.greater_equal(received, pa.scalar(since, kind)), pc.less(received, pa.scalar(until, kind)))
-    collapsed = collapse(table.filter(within))
-    return collapsed if losers else collapsed.filter(collapsed.column("wins")).drop_columns(["wins"])
+    return table.filter(within)
 
 
 def collapse(table: pa.Table) -> pa.Table:

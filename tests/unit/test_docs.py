@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -14,11 +15,11 @@ import torch
 import typer
 import yaml
 from docs_cases import PAGES, ROOT, Block, blocks
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from raymlops.cli import app
-from raymlops.config import Config, base, data, features, gate, rollout, serving, tree
+from raymlops.config import Config, base, data, features, gate, labels, rollout, serving, tree
 from raymlops.config import training as training_config
 from raymlops.config.loading import parse_config
 from raymlops.data.contract import Contract
@@ -31,7 +32,7 @@ from raymlops.training.space import check_space
 BASE = yaml.safe_load(next(b.text for b in blocks("yaml", [ROOT / "docs/configuration.md"])))
 NODES: dict[str, type[BaseModel]] = {
     name: node
-    for module in (tree, data, features, gate, training_config, serving, rollout)
+    for module in (tree, data, features, gate, training_config, serving, rollout, labels)
     for name, node in vars(module).items()
     if isinstance(node, type) and issubclass(node, base.Node) and node is not base.Node
 }
@@ -102,6 +103,8 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
+    if isinstance(value, timedelta):
+        return TypeAdapter(timedelta).dump_python(value, mode="json")
     return value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
 
 
