@@ -13,7 +13,9 @@ import typer
 
 from raymlops import __version__
 from raymlops.errors import RaymlopsError
+from raymlops.labels_cli import app as labels_app
 from raymlops.rollout_cli import app as rollout_app
+from raymlops.trace_cli import replay, trace
 
 if TYPE_CHECKING:
     from raymlops.config.tree import Config
@@ -28,6 +30,9 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at and check configuration files.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(rollout_app, name="rollout")
+app.add_typer(labels_app, name="labels")
+app.command()(trace)
+app.command()(replay)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, a.b.c=value.")]

@@ -1,0 +1,103 @@
+"""`raymlops labels …`: join outcomes with their predictions, look at how many there are."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from raymlops.config.tree import Config
+
+app = typer.Typer(help="Join outcomes with their predictions, and see how many have one.", no_args_is_help=True)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, a.b.c=value.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def load(path: Path, overrides: list[str] | None) -> tuple[Config, Path]:
+    """The configuration, and its directory, whose modules become importable."""
+    from raymlops.config import load_config
+    from raymlops.imports import add_user_directory
+
+    config = load_config(path, overrides or [])
+    base = path.resolve().parent
+    add_user_directory(base)
+    return config, base
+
+
+@app.command()
+def join(config: ConfigFile, set_: Overrides = None, as_json: AsJson = False) -> None:
+    """Join what came since the last time. Running it again changes nothing."""
+    from raymlops.monitoring.label_join import join_labels
+    from raymlops.monitoring.labelled import labelled_path
+    from raymlops.retraining.pipeline import Steps
+    from raymlops.store import Store
+    from raymlops.terminal import Terminal
+
+    loaded, base = load(config, set_)
+    store = Store.at(loaded.storage)
+    terminal = Terminal(sys.stderr if as_json else sys.stdout)
+    step = Steps(terminal).step("labels", f"join the labels of {loaded.name}")
+    with terminal.scratch_log(), terminal.live(), terminal.quiet(), step:
+        report = join_labels(loaded, store, now=datetime.now(UTC), base=base)
+    found = {**report.to_dict(), "path": store.location(labelled_path(loaded.name))}
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    counts = ("joined", "duplicates", "conflicts", "late", "orphans", "waiting", "unreadable")
+    typer.echo(f"{report.labels} new label(s): " + ", ".join(f"{getattr(report, name)} {name}" for name in counts))
+    typer.echo(f"labelled rows are below {found['path']}")
+
+
+@app.command()
+def status(
+    config: ConfigFile,
+    days: Annotated[int, typer.Option(min=1, help="Of predictions made in so many days up to now.")] = 14,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """How many predictions have a label, and how long labels take: by version, day and slice."""
+    from raymlops.monitoring.label_state import JoinState
+    from raymlops.monitoring.label_status import label_status
+    from raymlops.store import Store
+
+    loaded, _ = load(config, set_)
+    store, now = Store.at(loaded.storage), datetime.now(UTC)
+    state = JoinState.read(store, loaded.name)
+    gate = loaded.gate
+    found = label_status(store, loaded.name, now - timedelta(days=days), now, gate.slices, gate.max_slices)
+    until = None if state.until is None else state.until.isoformat()
+    if as_json:
+        typer.echo(json.dumps({"until": until, "totals": state.totals, **found.to_dict()}))
+        return
+    typer.echo(f"labels are joined up to {until or 'never: raymlops labels join CONFIG'}")
+    if state.totals:
+        typer.echo("all joins: " + ", ".join(f"{count} {name}" for name, count in state.totals.items()))
+    rows: list[tuple[str, Any]] = [("", found.total)]
+    rows += [("version", coverage) for coverage in found.versions] + [("day", coverage) for coverage in found.days]
+    rows += [(column, coverage) for column, coverages in found.slices.items() for coverage in coverages]
+    _print_coverage(rows)
+
+
+def _print_coverage(rows: list[tuple[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from raymlops.tables import WIDE, age
+
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("of", "", "predictions", "labelled", "share", "median delay", "90 % within"):
+        table.add_column(column)
+    for of, coverage in rows:
+        delays = (coverage.median_delay_s, coverage.p90_delay_s)
+        shown = ["-" if delay is None else age(delay) for delay in delays]
+        counts = (f"{coverage.predictions:,}", f"{coverage.labelled:,}", f"{coverage.share:.1%}")
+        table.add_row(of, coverage.name, *counts, *shown)
+    (console if console.is_terminal else Console(highlight=False, width=WIDE)).print(table)
