@@ -79,11 +79,12 @@ class Sources:
         if isinstance(inner, ParquetSource | CsvSource):
             return self._files(inner, columns, before, stack)
         from raymlops.data.sources import open_source
-        from raymlops.imports import resolve, user_functions
+        from raymlops.imports import resolve, ship_by_value, user_functions
 
         self._connect(stack)
         paths = {k: v for k, v in user_functions(self._config).items() if k.startswith(f"{field}.")}
         functions = {k.replace(field, "data", 1): resolve(path, k) for k, path in paths.items()}
+        ship_by_value(self._base)
         data = self._config.data.model_copy(update={"source": inner, "columns": columns})
         opened = open_source(data, self._base, functions)
         seen = {"version": opened.description["version"]} if inner.kind == "delta" else {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +23,9 @@ from raymlops.serving.prediction_reader import prediction_parts, read_part
 from raymlops.serving.prediction_table import unify
 from raymlops.serving.prediction_writer import encode
 from raymlops.store import Store
+
+if TYPE_CHECKING:
+    import ray
 
 GONE = -1
 """Number in `FOUND` that says: a part was merged away before it was read."""
@@ -130,6 +133,8 @@ def on_ray(work: Work, items: Sequence[Any], shared: pa.Table) -> list[pa.Table]
 class _Each:
     work: Work
 
-    def __call__(self, batch: pa.Table, shared: pa.Table) -> pa.Table:
+    def __call__(self, batch: pa.Table, shared: ray.ObjectRef[pa.Table]) -> pa.Table:
+        import ray
+
         [item] = batch.column("item").to_pylist()
-        return self.work(json.loads(item), shared)
+        return self.work(json.loads(item), ray.get(shared))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,4 +157,23 @@ def test_the_endpoint_from_its_page(project: Path) -> None:
         raymlops(project, "serve", "my-model", "--stop")
         raise
     for words in ("has begun", "canary", "by order", "follow each other", "my-model: stopped"):
+        assert words in output
+    labels_from_their_page(project)
+
+
+def labels_from_their_page(project: Path) -> None:
+    """The prediction that the endpoint's page asked for has its label, and leads back to its model."""
+    page = [ROOT / "docs/labels.md"]
+    [join] = [block for block in blocks("shell", page) if block.runs]
+    [lineage] = [block for block in blocks("shell", page) if not block.runs]
+    [code] = [block for block in blocks("python", page) if block.runs]
+    assert "1 new label(s): 1 joined, 0 duplicates" in shell(join, project)
+    read = subprocess.run(
+        [sys.executable, "-c", code.text], cwd=project, env=environment(), capture_output=True, text=True
+    )
+    assert read.returncode == 0, read.stderr
+    [row] = ast.literal_eval(read.stdout)
+    assert (row["version"], row["price"]) == ("1", 231.5)
+    output = shell(replace(lineage, text=lineage.text.replace("PREDICTION_ID", row["prediction_id"])), project)
+    for words in ("models:/my-model/1", "equal bit for bit", "snapshots/", "231.5"):
         assert words in output
