@@ -14,9 +14,10 @@ import typer
 from raymlops import __version__
 from raymlops.cli import app, main
 
-SINGLE = ["run", "runs", "models", "report", "predict", "init", "doctor", "serve"]
+SINGLE = ["run", "runs", "models", "report", "predict", "init", "doctor", "serve", "trace", "replay"]
 GROUPS = {
     "config": ["check", "schema"],
+    "labels": ["join", "status"],
     "rollout": ["abort", "history", "pause", "plan", "promote", "resume", "start", "status", "verify"],
 }
 COMMANDS = [*SINGLE, *GROUPS, *(f"{group} {name}" for group, names in GROUPS.items() for name in names)]
