@@ -52,7 +52,7 @@ POLICY = (
     "rollout.steps=[{share: 0.5}]",
     "rollout.approve_promotion=false",
     "rollout.comparisons={errors: {kind: rate, excess: 0.05, strata: 1}, latency: {kind: latency},"
-    " mae: {kind: quality, loss_scale: 60, margin: 0.05}}",
+    " mae: {kind: quality, loss_scale: 60, margin: 0.05, horizon_seconds: 5}}",
 )
 
 

@@ -33,6 +33,7 @@ class Batching:
     rows: int = 256
     wait_s: float = 0.0
     observe: Callable[[int], None] | None = None
+    alone: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Host:
             wait_s=self._batching.wait_s,
             expected_s=self._seconds(ref, package),
             observe=self._batching.observe,
+            alone=self._batching.alone,
         )
         schema = ModelSchema.of(package, self.endpoint, [ref.version])
         return Hosted(ref, package, schema, batcher)

@@ -9,7 +9,7 @@ the number of requests in progress that it scales by counts those only that it h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,12 +41,20 @@ class Lane:
         """`answer` never raises. While `most` requests are in progress, others get `busy`."""
         self._answer, self._busy, self._most = answer, busy, most
         self._loop = asyncio.get_running_loop()
+        self._requests: Collection[Any] | None = None
         self.in_progress = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether the request that is being answered is the only one that the server has read; False if unknown."""
+        return self._requests is not None and len(self._requests) == 1
 
     def takes(self, scope: Scope) -> bool:
         return not scope["path"].startswith(RESERVED) and asyncio.get_running_loop() is self._loop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._requests is None:
+            self._requests = _requests_of(send)
         if self.in_progress >= self._most:
             done = self._busy(scope)
         else:
@@ -97,6 +105,13 @@ def in_one_write(send: Send) -> Iterator[None]:
         joined.flush()
 
 
+def _requests_of(send: Send) -> Collection[Any] | None:
+    """The tasks of all requests of uvicorn's server: it starts one as soon as it has read a request's head."""
+    protocol = getattr(getattr(getattr(send, "__self__", None), "on_response", None), "__self__", None)
+    tasks = getattr(protocol, "tasks", None)
+    return tasks if isinstance(tasks, set) else None
+
+
 _here: Lane | None = None
 
 
@@ -108,3 +123,8 @@ def open_lane(lane: Lane | None) -> None:
 
 def lane_here() -> Lane | None:
     return _here
+
+
+def alone() -> bool:
+    """Whether the request that is being answered has no company in this process."""
+    return _here is not None and _here.alone

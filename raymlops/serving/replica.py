@@ -22,6 +22,7 @@ from raymlops.serving.document import ModelRef, RoutingDocument
 from raymlops.serving.follower import Follower
 from raymlops.serving.hosting import Batching, Host
 from raymlops.serving.labels import LabelStore
+from raymlops.serving.lane import alone
 from raymlops.serving.logs import configure_logging, log_event, log_left_out
 from raymlops.serving.metrics import Counts, MetricsExporter
 from raymlops.serving.outbox import Outbox
@@ -53,7 +54,7 @@ class Replica:
         configure_logging(endpoint=self.name, replica=self.id)
         self._store = Store(args.storage)
         self.counts = Counts()
-        batching = Batching(config.batch_rows, config.batch_wait_ms / 1000, self.counts.batch)
+        batching = Batching(config.batch_rows, config.batch_wait_ms / 1000, self.counts.batch, alone)
         self._host = Host(self._store, self.name, device, batching)
         built_in = ModelRef(**champion)
         self._link = ControllerLink(self.name, args.controller_config(built_in))

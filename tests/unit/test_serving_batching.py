@@ -45,6 +45,22 @@ def test_requests_of_one_moment_are_one_batch() -> None:
     assert model.batches == [4]
 
 
+def test_who_is_alone_is_answered_at_once_unless_the_model_is_slow_or_told_to_wait() -> None:
+    async def at_once(batcher: MicroBatcher) -> bool:
+        future = batcher.submit({"x": np.array([1.0])}, 1)
+        done = future.done()
+        assert (await future).answer["prediction"].tolist() == [2.0]
+        return done
+
+    async def run() -> None:
+        assert await at_once(MicroBatcher(Doubling(), alone=lambda: True))
+        assert not await at_once(MicroBatcher(Doubling(), alone=lambda: False))
+        assert not await at_once(MicroBatcher(Doubling(), alone=lambda: True, wait_s=0.001))
+        assert not await at_once(MicroBatcher(Doubling(), alone=lambda: True, expected_s=1.0))
+
+    asyncio.run(run())
+
+
 def test_batches_are_bounded_and_one_scores_every_request_alone() -> None:
     model = Doubling()
     asyncio.run(ask(MicroBatcher(model, max_rows=3), [1.0, 1.0], [2.0, 2.0], [3.0], [1.0] * 5))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
 
-from raymlops.serving.lane import Lane, open_lane
+from raymlops.serving.lane import Lane, alone, open_lane
 from raymlops.serving.middleware import Gate
 
 
@@ -131,6 +133,44 @@ def test_a_request_that_is_cancelled_gives_its_place_back() -> None:
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
         assert lane.in_progress == 0
+
+    asyncio.run(run())
+
+
+def test_a_request_is_alone_while_the_server_has_read_no_other() -> None:
+    """A real server, and two connections whose requests are there at the same moment."""
+
+    async def run() -> None:
+        seen: list[tuple[bytes, bool]] = []
+
+        async def answer(scope: Any, receive: Any) -> Any:
+            seen.append((scope["path"].encode(), alone()))
+            return done(200)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            assert scope["type"] == "http"
+            await Gate(Server().serve)(scope, receive, send)
+
+        assert not alone()
+        open_lane(Lane(answer, lambda scope: done(503), 8))
+        config = uvicorn.Config(app, port=0, lifespan="off", log_level="error", http="httptools")
+        server = uvicorn.Server(config)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            serving = asyncio.create_task(server.serve([listening]))
+            streams = [await asyncio.open_connection(*listening.getsockname()) for _ in range(2)]
+            for _, writer in streams:
+                writer.write(b"GET /both HTTP/1.1\r\nhost: a\r\n\r\n")  # both leave before the server's turn
+            for reader, _ in streams:
+                assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+            streams[0][1].write(b"GET /one HTTP/1.1\r\nhost: a\r\n\r\n")
+            while len(seen) < 3:
+                await asyncio.wait_for(streams[0][0].readline(), 10)
+            server.should_exit = True
+            for _, writer in streams:
+                writer.close()
+            await serving
+        assert [path for path, _ in seen] == [b"/both", b"/both", b"/one"]
+        assert (seen[0][1], seen[2][1]) == (False, True)
 
     asyncio.run(run())
 
