@@ -11,6 +11,7 @@ from raymlops.config.data import DataConfig, TimeSplit
 from raymlops.config.features import FeaturesConfig
 from raymlops.config.gate import GateConfig
 from raymlops.config.labels import LabelsConfig
+from raymlops.config.monitoring import MonitoringConfig
 from raymlops.config.rollout import RolloutConfig
 from raymlops.config.serving import ServingConfig
 from raymlops.config.training import MlpModel, Model, SearchConfig, TrainConfig
@@ -55,6 +56,7 @@ class Config(Node):
     serving: ServingConfig = ServingConfig()
     rollout: RolloutConfig = RolloutConfig()
     labels: LabelsConfig = LabelsConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
     tracking: TrackingConfig = TrackingConfig()
     ray: RayConfig = RayConfig()
 
