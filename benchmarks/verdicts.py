@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import random
 import shutil
@@ -11,14 +10,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from benchmarks.common import Report, Table, Target, run
 from benchmarks.serving_lib import models
+from benchmarks.serving_lib.clients import Clients, Post
 from benchmarks.serving_lib.endpoint import Endpoint, serving
 
 THREADS, RATE, LABELS = 6, 300.0, 25
@@ -93,8 +93,8 @@ def measure(quick: bool) -> Report:
             tried = tried[:1]
         versions = [_register(storage, scratch / "configs", case) for case in tried]
         (scratch / "flags").mkdir()
-        with serving(given, POLICY) as endpoint, Clients(endpoint, _labelled(given.rows[0])) as clients:
-            ended = [_rollout(endpoint, clients, case, v) for case, v in zip(tried, versions, strict=True)]
+        with serving(given, POLICY) as endpoint, Users(endpoint, _labelled(given.rows[0])) as users:
+            ended = [_rollout(endpoint, users, case, v) for case, v in zip(tried, versions, strict=True)]
     return report(ended, quick)
 
 
@@ -129,13 +129,13 @@ def _register(storage: Path, configs: Path, case: Case) -> str:
     return models.version_of(storage, "candidate")
 
 
-def _rollout(endpoint: Endpoint, clients: Clients, case: Case, version: str) -> dict[str, Any]:
+def _rollout(endpoint: Endpoint, users: Users, case: Case, version: str) -> dict[str, Any]:
     """One rollout to its end."""
     from raymlops.rollout.ledger import Ledger
     from raymlops.store import Store
 
     ledger = Ledger(Store.at(str(endpoint.models.storage)), models.NAME)
-    after, begun, before = ledger.numbers()[-1], time.monotonic(), clients.counts()
+    after, begun, before = ledger.numbers()[-1], time.monotonic(), users.counts()
     endpoint.rollout("start", models.NAME, "--version", version)
     kinds: set[str] = set()
     while not {"rolled_back", "finished"} & kinds:
@@ -150,7 +150,7 @@ def _rollout(endpoint: Endpoint, clients: Clients, case: Case, version: str) -> 
     numbers = entry.payload.get("numbers", {})
     arms = numbers.get("arms", [])
     print(f"... {case.name}: {entry.payload['verdict']}, {entry.payload['reason']}", file=sys.stderr, flush=True)
-    counted = {name: value - before[name] for name, value in clients.counts().items()}
+    counted = {name: value - before[name] for name, value in users.counts().items()}
     return {
         "name": case.name,
         "expected": case.blame,
@@ -173,55 +173,33 @@ def _labelled(like: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
     return [(row, row.pop("air_time")) for row in records]
 
 
-class Clients:
-    """Steady traffic with labels. Use as a context manager."""
+class Users(Clients):
+    """Steady traffic with labels."""
 
     def __init__(self, endpoint: Endpoint, rows: Sequence[tuple[dict[str, Any], float]]) -> None:
-        self._port, self._protocol, self._rows = endpoint.port, endpoint.protocol, rows
-        self._lock, self._stop = threading.Lock(), threading.Event()
+        super().__init__(endpoint.port, THREADS)
+        self._protocol, self._rows = endpoint.protocol, rows
+        self._lock = threading.Lock()
         self._counts = {"answers": 0, "failed": 0, "refused": 0}
-        self._threads = [threading.Thread(target=self._send, args=(n,), daemon=True) for n in range(THREADS)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def counts(self) -> dict[str, int]:
         with self._lock:
             return dict(self._counts)
 
-    def _send(self, number: int) -> None:
+    def plan(self, number: int, post: Post) -> Iterator[float]:
         chance, known = random.Random(number), list[dict[str, Any]]()
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30.0)
-        while not self._stop.wait(chance.expovariate(RATE / THREADS)):
+        while True:
+            yield chance.expovariate(RATE / THREADS)
             row, label = self._rows[chance.randrange(len(self._rows))]
-            status, answer = self._post(connection, self._protocol.path, self._protocol.encode(row))
-            self._count("answers" if status == 200 else "failed")
-            if status == 200:
-                known.append({"prediction_id": answer["parameters"]["prediction_id"], "label": label})
+            reply = post(self._protocol.path, self._protocol.encode(row))
+            self._count("answers" if reply.status == 200 else "failed")
+            if reply.status == 200:
+                known.append({"prediction_id": json.loads(reply.body)["parameters"]["prediction_id"], "label": label})
             if len(known) >= LABELS:
-                path = f"/v2/models/{models.NAME}/feedback"
-                status, _ = self._post(connection, path, json.dumps({"labels": known}).encode())
-                if status != 200:
+                labelled = post(f"/v2/models/{models.NAME}/feedback", json.dumps({"labels": known}).encode())
+                if labelled.status != 200:
                     self._count("refused")
                 known.clear()
-        connection.close()
-
-    def _post(self, connection: http.client.HTTPConnection, path: str, body: bytes) -> tuple[int, Any]:
-        """Status and JSON of the answer; 0 when there is none."""
-        try:
-            connection.request("POST", path, body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
-        except (OSError, http.client.HTTPException, ValueError):
-            connection.close()
-            return 0, None
 
     def _count(self, name: str) -> None:
         with self._lock:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import given
@@ -14,6 +17,7 @@ from benchmarks.serving_lib.delays import rollback_delays, step_delays
 from benchmarks.serving_lib.environments import constraints, requirements
 from benchmarks.serving_lib.generator import length, percentile, succeeded
 from benchmarks.serving_lib.load import Load, lua, raw
+from benchmarks.serving_lib.observer import Observer
 
 ROW = {"carrier": "AA", "distance": 1089, "speed": 1.5}
 
@@ -149,3 +153,48 @@ def test_a_step_has_arrived_when_every_replica_routed_by_it() -> None:
     ]
     found = step_delays(ledger, rows, replicas=2)
     assert found == [[pytest.approx(0.01), pytest.approx(0.03)], [pytest.approx(0.002), pytest.approx(0.004)]]
+
+
+class Says(BaseHTTPRequestHandler):
+    """Answers as the body says: by a variant, with another status, or not at all."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["content-length"])).decode()
+        if asked == "hang up":
+            self.close_connection = True
+            return
+        self.send_response(503 if asked == "503" else 200)
+        self.send_header("x-raymlops-variant", asked)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Says) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield made.server_address[1]
+        made.shutdown()
+
+
+def test_an_observer_tells_answers_candidates_and_failures_apart(server: int) -> None:
+    bodies, enough = [b"champion", b"candidate-1", b"503", b"hang up"], threading.Event()
+
+    class Counting(Observer):
+        def _note(self, candidate: bool) -> None:
+            super()._note(candidate)
+            if self.answers >= 40:
+                enough.set()
+
+    with Counting(server, "/", bodies, rate=2000.0) as observer:
+        assert enough.wait(30)
+    lost = [failure for failure in observer.failed if failure.startswith("RemoteDisconnected")]
+    refused = [failure for failure in observer.failed if failure == "status 503"]
+    assert lost and refused and len(lost) + len(refused) == len(observer.failed)
+    assert 0 < len(observer.candidates) < observer.answers - len(refused)
+    assert 0 < observer.share() < 1
