@@ -14,6 +14,7 @@ import typer
 from raymlops import __version__
 from raymlops.errors import RaymlopsError
 from raymlops.labels_cli import app as labels_app
+from raymlops.monitor_cli import monitor
 from raymlops.rollout_cli import app as rollout_app
 from raymlops.trace_cli import replay, trace
 
@@ -31,6 +32,7 @@ config_app = typer.Typer(help="Look at and check configuration files.", no_args_
 app.add_typer(config_app, name="config")
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(labels_app, name="labels")
+app.command()(monitor)
 app.command()(trace)
 app.command()(replay)
 

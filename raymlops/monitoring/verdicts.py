@@ -6,7 +6,9 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from raymlops.config.tree import Config
 from raymlops.data.contract import Contract
@@ -61,8 +63,8 @@ class Judge:
         if self._drift is not None:
             layout = self._drift.reference.layout
             columns = [cells.name for cells in layout.features if cells.name != PREDICTION]
-            rows = with_prediction(self._typed(table), columns, table.column(OUTPUT))
-            times = self._times(table)
+            rows = with_prediction(typed(self._contract, table), columns, table.column(OUTPUT))
+            times = clock(self._config, table)
             counts = Counts.by_day(layout, rows, times, self._drift.reference.strata)
             for finding in self._drift.update(counts):
                 self._drifted(finding)
@@ -75,7 +77,7 @@ class Judge:
         line["labelled"] = table.num_rows
         if self._losses is None:
             return
-        losses = self._references.losses(self._config, *self._pair(table))
+        losses = self._references.losses(self._config, *answers_and_labels(self._config, table))
         line["loss"] = float(losses.mean())
         masks = slice_masks(table, self._references.slices)
         for finding in self._losses.update(LossSums.of(self._losses.levels, losses, [day] * len(losses), masks)):
@@ -90,28 +92,6 @@ class Judge:
             notes = [note for note in self._references.notes if note.startswith(word)]
             if judged is None and notes:
                 self._state.latest[kind] = {"window": "", "reason": notes[0], "numbers": {}}  # type: ignore[index]
-
-    def _pair(self, table: pa.Table) -> tuple[Any, Any]:
-        predicted, actual = table.column(OUTPUT), table.column(self._config.data.target)
-        if self._config.task != "regression":
-            return predicted, actual
-        rows = Rows({"predicted": predicted, "actual": actual}, table.num_rows)
-        return rows.numbers("predicted"), rows.numbers("actual")
-
-    def _times(self, table: pa.Table) -> Any:
-        return Rows.of(table).times(
-            "time" if self._config.monitoring.time == PREDICTION else self._config.monitoring.time
-        )
-
-    def _typed(self, table: pa.Table) -> pa.Table:
-        """Columns in the kinds of the contract: a client that sends "3" for 3 has not changed the data."""
-        if self._contract is None:
-            return table
-        for name, rule in self._contract.columns.items():
-            if name in table.column_names and name not in _HEAD:
-                at = table.column_names.index(name)
-                table = table.set_column(at, name, as_kind(name, table.column(name), rule.kind))
-        return table
 
     def _drifted(self, found: DriftFinding) -> None:
         numbers: dict[str, Any] = {"statistic": _plain(found.statistic), "threshold": found.threshold}
@@ -152,11 +132,11 @@ class Judge:
         limits = QualityLimits(chosen.max_share, chosen.max_age, volume)
         end = datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(days=1)
         if self._contract is not None:
-            newest = self._times(table).max().astype("datetime64[us]").item().replace(tzinfo=UTC)
+            newest = clock(self._config, table).max().astype("datetime64[us]").item().replace(tzinfo=UTC)
             columns = [
                 name for name in self._config.features.raw_columns() if name not in self._config.serving.log.redact
             ]
-            counts = QualityCounts.of(self._contract, self._typed(table), columns, newest)
+            counts = QualityCounts.of(self._contract, typed(self._contract, table), columns, newest)
             found = quality_violations(counts, self._contract, limits, end)
             problems += [f"{row.column}: {row.check}: {row.observed}, expected {row.threshold}" for row in found]
         if chosen.skew_rows:
@@ -172,6 +152,31 @@ class Judge:
             self._state.alarmed("quality", day, day, "; ".join(problems[:_SHOWN]), {"problems": problems})
         else:
             self._state.judged("quality", day, f"rows keep the contract until {day}", {})
+
+
+def answers_and_labels(config: Config, table: pa.Table) -> tuple[Any, Any]:
+    """What was predicted for labelled rows, (n,), and what came to be: numbers for regression."""
+    predicted, actual = table.column(OUTPUT), table.column(config.data.target)
+    if config.task != "regression":
+        return predicted, actual
+    rows = Rows({"predicted": predicted, "actual": actual}, table.num_rows)
+    return rows.numbers("predicted"), rows.numbers("actual")
+
+
+def clock(config: Config, table: pa.Table) -> NDArray[np.datetime64]:
+    """The times (n,) whose days are the monitor's windows."""
+    return Rows.of(table).times("time" if config.monitoring.time == PREDICTION else config.monitoring.time)
+
+
+def typed(contract: Contract | None, table: pa.Table) -> pa.Table:
+    """Columns in the kinds of the contract: a client that sends "3" for 3 has not changed the data."""
+    if contract is None:
+        return table
+    for name, rule in contract.columns.items():
+        if name in table.column_names and name not in _HEAD:
+            at = table.column_names.index(name)
+            table = table.set_column(at, name, as_kind(name, table.column(name), rule.kind))
+    return table
 
 
 def _plain(value: float) -> float | None:

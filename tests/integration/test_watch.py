@@ -15,6 +15,8 @@ from conftest import configured, frame
 from raymlops.config import Config
 from raymlops.monitoring.label_join import join_labels
 from raymlops.monitoring.references import references_path
+from raymlops.monitoring.report import render_report
+from raymlops.monitoring.report_of import report_of
 from raymlops.monitoring.signals import Observation, Signal
 from raymlops.monitoring.watch import observe
 from raymlops.monitoring.watch_state import state_path
@@ -167,3 +169,20 @@ def test_a_look_that_was_killed_before_it_wrote_is_repeated_alike(world: World) 
     assert world.look() == first
     world.store.delete_file(references_path("small", "1"))
     assert world.look().alarms == first.alarms
+
+
+def test_the_report_says_what_the_look_found(world: World) -> None:
+    for number in range(10):
+        world.day(shift=1.5 if number >= 4 else 0.0)
+    seen = world.look()
+    start = datetime(FIRST.year, FIRST.month, FIRST.day, tzinfo=UTC)
+    data = report_of(world.config, world.base, world.store, since=start, now=start + timedelta(days=10.005))
+    assert [one.reason for one in data.signals] == [one.reason for one in seen.signals]
+    assert [(day.predictions, day.labelled) for day in data.days] == [(ROWS, ROWS)] * 10
+    assert data.limit is not None and all(day.loss is not None and day.estimate is not None for day in data.days)
+    assert data.labels.total.share == 1.0 and len(data.drift) == 10 and data.notes == []
+    assert [alarm.kind for alarm in data.alarms].count("drift") >= 1
+    assert {"(all)", "group=a"} <= {row.name for row in data.slices}
+    moved, x = data.moved[0], next(row for row in data.distances if row.feature == "x")
+    assert moved.shift is not None and moved.shift > 0.5 and x.psi > 0.2 and x.wasserstein is not None
+    assert render_report(data).count("<svg") == 4 + len(data.moved)

@@ -14,7 +14,7 @@ import typer
 from raymlops import __version__
 from raymlops.cli import app, main
 
-SINGLE = ["run", "runs", "models", "report", "predict", "init", "doctor", "serve", "trace", "replay"]
+SINGLE = ["run", "runs", "models", "report", "predict", "init", "doctor", "serve", "trace", "replay", "monitor"]
 GROUPS = {
     "config": ["check", "schema"],
     "labels": ["join", "status"],

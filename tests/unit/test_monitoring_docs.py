@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from raymlops import monitoring
+from raymlops.cli import app
+from raymlops.errors import ConfigError
 from raymlops.monitoring import pictures
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "monitoring.md").read_text()
@@ -22,6 +25,12 @@ def test_the_examples_run_and_print_what_the_page_says(capsys: pytest.CaptureFix
         exec(compile(block, "docs/monitoring.md", "exec"), names)
     drift, loss = capsys.readouterr().out.splitlines()
     assert f"    {drift}\n" in TEXT and f"# {loss}\n" in TEXT
+
+
+def test_the_command_on_the_page_takes_its_options() -> None:
+    [command] = re.findall(r"```bash\nraymlops (monitor .*)\n```", TEXT)
+    found = CliRunner().invoke(app, [*command.split(), "--json"])
+    assert isinstance(found.exception, ConfigError) and "model.yaml" in str(found.exception)
 
 
 def test_the_names_on_the_page_exist() -> None:
