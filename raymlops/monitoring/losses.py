@@ -78,7 +78,8 @@ class LossLevels:
 
         `days` (n,) names each row's day; None says that all rows are independent. `masks` name the slices. A mean may
         rise by the share `tolerance` of itself, beyond the error of the level: a normal bound on effective rows at δ
-        over all slices, and the range term of Maurer & Pontil (2009, arXiv:0907.3740, Theorem 4) for small slices.
+        over all slices, half of it for all rows together as the detector's weights are, and the range term of Maurer &
+        Pontil (2009, arXiv:0907.3740, Theorem 4) for small slices.
         `alike` are losses of other days, such as those that the model was fitted on: they say how alike the rows of a
         day are, which a short holdout cannot, and nothing about the level. Without `days` they are ignored.
         Raises DataError for losses out of range, and for slices of fewer than 2 rows or days.
@@ -88,14 +89,15 @@ class LossLevels:
             raise ConfigError(f"tolerance: expected a share of the loss, at least 0, found {tolerance!r}")
         named = {OVERALL: np.ones(len(values), bool), **(masks or {})}
         numbers = None if days is None else np.unique(np.asarray(days), return_inverse=True)[1]
-        risk = delta / len(named)
+        risks = {name: delta / 2.0 / max(len(named) - 1, 1) for name in named}
+        risks[OVERALL] = delta / 2.0 if len(named) > 1 else delta
         made = []
         for name, mask in named.items():
             if mask.sum() < 2:
                 raise DataError(f"slice {name!r}: expected at least 2 labelled reference rows, found {mask.sum()}")
             further = None if alike is None else alike.of(name)
             chosen = None if numbers is None else numbers[mask]
-            made.append(_slice(name, values[mask], chosen, tolerance, risk, further))
+            made.append(_slice(name, values[mask], chosen, tolerance, risks[name], further))
         return cls(tuple(made), tolerance, 0 if numbers is None else int(numbers.max()) + 1)
 
     @property
