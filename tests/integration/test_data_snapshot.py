@@ -88,6 +88,7 @@ def test_a_snapshot_holds_every_row_once_encoded_by_state_fitted_on_training_row
     assert {f"run0/{name}" for name in manifest["files"]} | {"manifest.json"} == {
         path.removeprefix(f"snapshots/{snapshot.hash}/") for path in lab.left_behind()
     }
+    assert not list((lab.base / "storage").glob("staging/*"))
     assert snapshot.profile().columns["distance"].nulls == table.column("distance").null_count
     assert Contract.from_yaml(contract_file(lab).read_text(), "c") == built.contract
 
@@ -129,7 +130,9 @@ def test_shards_together_are_what_one_shard_would_be(lab: Lab) -> None:
     assert {part: len(whole.shards(part)) for part in PARTS} == {"train": 1, "validation": 1, "holdout": 1}
     assert encoded(sharded) == encoded(whole)
     assert all(sharded.table(part).equals(whole.table(part)) for part in PARTS)
-    assert sum(shard.rows for shard in sharded.shards("train")) == 144
+    for part in PARTS:
+        assert sum(shard.rows for shard in sharded.shards(part)) == sharded.rows[part]
+        assert sum(shard.bytes for shard in sharded.shards(part)) == sharded.encoded_bytes(part)
     tiny = lab.build(data={"shard_rows": 1, **BY_HASH}, features={"numeric": {"distance": {}}})  # some shards are empty
     assert sum(shard.rows for part in PARTS for shard in tiny.snapshot.shards(part)) == 240
 
@@ -279,6 +282,23 @@ def test_an_empty_part_of_the_split(lab: Lab) -> None:
     )
 
 
+def test_one_key_for_all_rows(lab: Lab) -> None:
+    lab.parquet(replaced(trips(), "id", [1] * 240))
+    message = refused(lab, data=BY_HASH)
+    assert message.startswith("data.split: no rows fall into ") and "there are too few keys for these shares" in message
+
+
+def test_rows_without_a_time(lab: Lab) -> None:
+    lab.parquet(with_cell(trips(), "at", 0, None))
+    assert "at: missing: allowed no missing values, observed 1 of 240 rows" in refused(lab, ContractViolated)
+
+
+def test_a_column_of_a_type_that_is_not_supported(lab: Lab) -> None:
+    lab.parquet(replaced(trips(), "extra", [{"a": 1}] * 240, pa.struct({"a": pa.int64()})))
+    message = refused(lab)
+    assert "column 'extra': type struct<a: int64> is not supported; " in message and "part.parquet)" in message
+
+
 def test_labels_of_a_class_never_seen_in_training(lab: Lab) -> None:
     lab.parquet(replaced(trips(), "minutes", ["short"] * 80 + ["long"] * 159 + ["endless"]))
     message = refused(lab, task="binary")
@@ -388,7 +408,8 @@ QUARANTINE = {"contract": {"action": "quarantine", "max_quarantined": 0.05, "key
 
 
 def test_offending_rows_are_moved_aside_counted_and_kept(lab: Lab) -> None:
-    lab.build(data=QUARANTINE)
+    lab.parquet(with_cell(trips(), "minutes", 5, None))
+    assert lab.build(data=QUARANTINE).quarantined == 1  # already of the rows that the contract is inferred from
     later = with_cell(with_cell(trips(), "stops", 3, 40), "minutes", 3, None)
     later = with_cell(with_cell(later, "minutes", 200, 1e9), "at", 10, None)
     lab.parquet(later.slice(0, 100))
