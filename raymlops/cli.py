@@ -14,6 +14,7 @@ import typer
 from raymlops import __version__
 from raymlops.errors import RaymlopsError
 from raymlops.labels_cli import app as labels_app
+from raymlops.loop_cli import app as loop_app
 from raymlops.monitor_cli import monitor
 from raymlops.rollout_cli import app as rollout_app
 from raymlops.trace_cli import replay, trace
@@ -35,6 +36,7 @@ app.add_typer(labels_app, name="labels")
 app.command()(monitor)
 app.command()(trace)
 app.command()(replay)
+app.add_typer(loop_app, name="loop")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, a.b.c=value.")]

@@ -36,7 +36,7 @@ def join(config: ConfigFile, set_: Overrides = None, as_json: AsJson = False) ->
     """Join what came since the last time. Running it again changes nothing."""
     from raymlops.monitoring.label_join import join_labels
     from raymlops.monitoring.labelled import labelled_path
-    from raymlops.retraining.pipeline import Steps
+    from raymlops.retraining.steps import Steps
     from raymlops.store import Store
     from raymlops.terminal import Terminal
 

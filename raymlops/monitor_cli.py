@@ -28,7 +28,7 @@ def monitor(
     """Judge what is new about the champion, and report its losses, drift, labels and data quality."""
     from raymlops.monitoring.report import render_report
     from raymlops.monitoring.report_of import report_of
-    from raymlops.retraining.pipeline import Steps
+    from raymlops.retraining.steps import Steps
     from raymlops.store import Store
     from raymlops.terminal import Terminal
 

@@ -12,6 +12,7 @@ from raymlops.config.features import FeaturesConfig
 from raymlops.config.gate import GateConfig
 from raymlops.config.labels import LabelsConfig
 from raymlops.config.monitoring import MonitoringConfig
+from raymlops.config.retraining import RetrainingConfig
 from raymlops.config.rollout import RolloutConfig
 from raymlops.config.serving import ServingConfig
 from raymlops.config.training import MlpModel, Model, SearchConfig, TrainConfig
@@ -57,6 +58,7 @@ class Config(Node):
     rollout: RolloutConfig = RolloutConfig()
     labels: LabelsConfig = LabelsConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
+    retraining: RetrainingConfig = RetrainingConfig()
     tracking: TrackingConfig = TrackingConfig()
     ray: RayConfig = RayConfig()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -35,6 +36,7 @@ from raymlops.data.sources import open_source
 from raymlops.data.split import PARTS
 from raymlops.errors import DataError
 from raymlops.features.derive import Functions
+from raymlops.features.state import FeatureState
 from raymlops.store import Store, filesystem_of
 
 NO_CONTRACT = "that every first snapshot must keep"
@@ -48,10 +50,13 @@ def build_snapshot(
     now: datetime,
     functions: Mapping[str, Any],
     progress: Callable[[str], None] = lambda text: None,
+    *,
+    state: FeatureState | None = None,
 ) -> BuiltSnapshot:
     """Read the source once and store what training needs, or find that it is stored already.
 
-    `functions` are the configuration's resolved import paths by key path. Raises DataError for data that cannot be
+    `functions` are the configuration's resolved import paths by key path. `state` is what the features were fitted to
+    earlier and keep; they are fitted to the training part when it is None. Raises DataError for data that cannot be
     used, ContractViolated for data that breaks its contract, StoreError when a file cannot be written; none of them
     leaves anything behind under `snapshots/`.
     """
@@ -72,8 +77,12 @@ def build_snapshot(
         _check_rows(contract, inferred, found, config, store, now, where)
         _check_parts(found, config)
         assert found.profile is not None and found.fit is not None and contract is not None
-        profile, state = found.profile, found.fit.finish(config.features, config.task)
+        profile = found.profile
         identity = _identity(config, found, kinds, derived)
+        if state is None:
+            state = found.fit.finish(config.features, config.task)
+        else:
+            identity["state"] = hashlib.sha256(state.to_json().encode()).hexdigest()
         digest = digest_of(identity)
         reused = store.exists(f"{directory(digest)}/manifest.json")
         if not reused:

@@ -73,7 +73,7 @@ class ModelRow:
 def list_runs(storage: str, tracking_uri: str | None, name: str | None = None, limit: int = 20) -> list[RunRow]:
     """Jobs, newest first; of one model when `name` is given. Empty when nothing was ever run here."""
     found: list[RunRow] = []
-    for run in _jobs(tracking(tracking_uri, Store.at(storage)), name):
+    for run in find_jobs(tracking(tracking_uri, Store.at(storage)), name):
         if len(found) == limit:
             break
         found.append(_run_row(run))
@@ -134,7 +134,7 @@ def download_package(storage: str, tracking_uri: str | None, model: str, folder:
 
 def find_run(where: Tracking, prefix: str) -> Run:
     """The job whose id is or begins with `prefix`. Raises RaymlopsError when none or several do."""
-    matches = [run for run in _jobs(where, None) if run.info.run_id.startswith(prefix)] if prefix else []
+    matches = [run for run in find_jobs(where, None) if run.info.run_id.startswith(prefix)] if prefix else []
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -143,7 +143,8 @@ def find_run(where: Tracking, prefix: str) -> Run:
     raise RaymlopsError(f"run {prefix!r}: no such run in {where.shown}; `raymlops runs` lists them")
 
 
-def _jobs(where: Tracking, name: str | None) -> Iterator[Run]:
+def find_jobs(where: Tracking, name: str | None) -> Iterator[Run]:
+    """Runs of jobs, newest first; of one model when `name` is given."""
     if not where.exists:
         return
     wanted = f"tags.`{KIND_TAG}` = '{JOB}'"

@@ -76,8 +76,11 @@ class Tracker:
 
     run_id: str
 
-    def __init__(self, config: Config, store: Store, base: Path, now: datetime) -> None:
-        self.config, self.base, self.now = config, base, now
+    def __init__(
+        self, config: Config, store: Store, base: Path, now: datetime, tags: Mapping[str, str] | None = None
+    ) -> None:
+        """`tags` are set on the run and on the version that it registers."""
+        self.config, self.base, self.now, self.tags = config, base, now, dict(tags or {})
         self.tracking: Tracking = tracking(config.tracking.uri, store)
         self.lineage: dict[str, Any] = {}
         """Git state, hardware, versions and seed, as recorded on the run."""
@@ -94,6 +97,7 @@ class Tracker:
             "raymlops.seed": str(self.config.seed),
             "mlflow.source.name": "raymlops run",
             "mlflow.source.type": "JOB",
+            **self.tags,
         }
         name = f"{self.config.name} {self.now:%Y-%m-%d %H:%M:%S}"
         self.run_id = self._client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
@@ -298,6 +302,7 @@ class Tracker:
             "metrics": json.dumps({k: finite(v) for k, v in metrics.items()}),
             "champion": compared_with.version if compared_with else "",
             "model_id": logged.model_id,
+            **self.tags,
         }
         try:
             client.create_registered_model(name)

@@ -6,50 +6,59 @@ import importlib
 import logging
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymlops.cluster import check_shared_storage, connected
 from raymlops.config import Config
-from raymlops.errors import DataError
+from raymlops.errors import ConfigError
 from raymlops.imports import resolve, ship_by_value, user_functions
 from raymlops.retraining.result import RunResult
+from raymlops.retraining.steps import Steps
 from raymlops.retraining.watch import Watch
 from raymlops.store import Store
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    from raymlops.data.profile import Profile
     from raymlops.data.snapshot import BuiltSnapshot
     from raymlops.registry.package import ModelPackage
     from raymlops.registry.tracking import Tracker
-    from raymlops.registry.versions import VersionRef
-    from raymlops.training.evaluation import Evaluation
-    from raymlops.training.gate import Verdict
     from raymlops.training.objective import ValidationMetric
     from raymlops.training.search import TrialRecord
 
 log = logging.getLogger(__name__)
 
 SLOW_IMPORTS = ("mlflow", "mlflow.pyfunc", "torch", "raymlops.registry.tracking", "raymlops.registry.package")
-EXAMPLE_ROWS = 5
 
 
-def run_job(config: Config, base: Path, watch: Watch, now: datetime | None = None) -> RunResult:
+@dataclass(frozen=True)
+class Origin:
+    """What a job has to know when it is a retraining."""
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Set on its run and on the version that it registers."""
+    start: ModelPackage | None = None
+    """Train on from these weights, with the features as they were fitted for them."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What an earlier search found and the configuration takes over; recorded with what this one finds."""
+    fence: Callable[[], None] = lambda: None
+    """Called before the model is registered; raises when somebody else has taken the work over."""
+
+
+def run_job(
+    config: Config, base: Path, watch: Watch, now: datetime | None = None, origin: Origin | None = None
+) -> RunResult:
     """Run the whole job that `config` describes; `base` is the configuration file's directory.
 
     Raises RaymlopsError (ConfigError, DataError, ContractViolated, ...) when a step cannot be done; a model that the
     gate refuses is a result, not an error.
     """
     steps = Steps(watch)
+    origin = origin or Origin()
+    _check_start(config, origin.start)
     now = now or datetime.now(UTC)
     functions = {name: resolve(path, name) for name, path in user_functions(config).items()}
     store = Store.at(config.storage)
@@ -70,40 +79,16 @@ def run_job(config: Config, base: Path, watch: Watch, now: datetime | None = Non
 
             check_space(config)
             concurrent_trials(cluster_nodes(), config.train, config.search)
-            tracker = Tracker(config, store, base, now)
+            tracker = Tracker(config, store, base, now, origin.tags)
         except BaseException:
             session.__exit__(None, None, None)
             raise
     watch.note(str(cluster))
     try:
         with tracker:
-            return Job(config, base, store, functions, tracker, steps, now).run()
+            return Job(config, base, store, functions, tracker, steps, now, origin).run()
     finally:
         session.__exit__(None, None, None)
-
-
-@dataclass
-class Steps:
-    """Times the steps and tells the watcher where the job is."""
-
-    watch: Watch
-    seconds: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def step(self, name: str, what: str) -> Iterator[None]:
-        self.watch.step_started(name, what)
-        began = time.perf_counter()
-        try:
-            yield
-        except BaseException:
-            self.watch.step_failed(name)
-            raise
-        self.seconds[name] = round(time.perf_counter() - began, 3)
-        self.watch.step_done(name, self.seconds[name])
-
-    def total(self) -> dict[str, float]:
-        return {**self.seconds, "total": round(time.perf_counter() - self.started, 3)}
 
 
 @dataclass
@@ -117,8 +102,14 @@ class Job:
     tracker: Tracker
     steps: Steps
     now: datetime
+    origin: Origin
 
     def run(self) -> RunResult:
+        from raymlops.retraining.judging import judge, package_model, register
+        from raymlops.retraining.reporting import data_notes, job_report
+        from raymlops.training.space import with_values
+
+        config, tracker, metric = self.config, self.tracker, self.metric
         self.steps.watch.run_started(self.tracker.run_id)
         with self.steps.step("snapshot", "read, check, profile and encode the data"):
             built = self._snapshot()
@@ -126,12 +117,23 @@ class Job:
         with tempfile.TemporaryDirectory(prefix="raymlops-") as folder:
             directory = Path(folder) / "package"
             with self.steps.step("gate", "judge the model on the holdout"):
-                package = self._package(directory, built, best, weights_path)
-                judged = self._judge(package, built)
+                facts = {
+                    "run_id": tracker.run_id,
+                    "snapshot": built.snapshot.hash,
+                    "trial": best.name,
+                    "values": {**self.origin.values, **best.values},
+                }
+                final = with_values(config, best.values)
+                package = package_model(directory, final, self.store, self.base, built, weights_path, facts, self.now)
+                judged = judge(config, package, built, tracker.champion(), metric.name)
             with self.steps.step("register", "record, report and register"):
-                model, version, alias = self._register(directory, package, built, judged)
+                model, version, alias = register(tracker, directory, package, built, judged, self.origin.fence)
             with self.steps.step("report", "draw the report"):
-                self._report(package, built, trials, judged, version, alias)
+                seconds = self.steps.seconds
+                html = job_report(
+                    config, package, built, trials, judged, metric, tracker, version, alias, seconds, self.now
+                )
+                tracker.log_report(html)
         return RunResult(
             run_id=self.tracker.run_id,
             name=self.config.name,
@@ -151,7 +153,17 @@ class Job:
         from raymlops.data.build import build_snapshot
 
         watch, tracker = self.steps.watch, self.tracker
-        built = build_snapshot(self.config, self.base, self.store, tracker.run_id, self.now, self.functions, watch.note)
+        start = self.origin.start
+        built = build_snapshot(
+            self.config,
+            self.base,
+            self.store,
+            tracker.run_id,
+            self.now,
+            self.functions,
+            watch.note,
+            state=None if start is None else start.transform.state,
+        )
         snapshot = built.snapshot
         tracker.log_data(
             snapshot=snapshot.hash,
@@ -208,18 +220,25 @@ class Job:
         return ValidationMetric.resolve(self.config.train.metric, self.config.task, self.functions.get("train.metric"))
 
     def _context(self, built: BuiltSnapshot) -> Any:
+        from raymlops.training.checkpoint import save_checkpoint
         from raymlops.training.loop import Target
         from raymlops.training.trial import TrialContext
 
         state = built.snapshot.state()
         target = Target(**state.target) if self.config.task == "regression" else Target()
+        path = f"runs/{self.config.name}/{self.tracker.run_id}"
+        start = None
+        if self.origin.start is not None:
+            start = f"{path}/start"
+            save_checkpoint(self.store, start, self.origin.start.module.state_dict(), {})
         return TrialContext(
             config=self.config,
             spec=self._transform(built).spec,
             target=target,
             snapshot=built.snapshot,
             store=self.store,
-            path=f"runs/{self.config.name}/{self.tracker.run_id}",
+            path=path,
+            start=start,
             factory=self.functions.get("model.factory"),
             loss=self.functions.get("train.loss"),
             metric=self.functions.get("train.metric"),
@@ -237,171 +256,17 @@ class Job:
         except Exception as error:  # a lost trial record must not cost the search
             log.warning("tracking: %s could not be recorded: %s", trial.name, error)
 
-    def _package(self, directory: Path, built: BuiltSnapshot, best: TrialRecord, weights_path: str) -> ModelPackage:
-        """Write the package and load it again: what is judged is what would be registered."""
-        from raymlops.registry.package import load_package, write_package
-        from raymlops.training.checkpoint import load_checkpoint
-        from raymlops.training.space import with_values
 
-        weights, _ = load_checkpoint(self.store, weights_path)
-        facts = {
-            "run_id": self.tracker.run_id,
-            "snapshot": built.snapshot.hash,
-            "trial": best.name,
-            "values": best.values,
-        }
-        write_package(
-            directory,
-            config=with_values(self.config, best.values),
-            state=built.snapshot.state(),
-            weights=weights,
-            base=self.base,
-            facts=facts,
-            created=self.now,
+def _check_start(config: Config, start: ModelPackage | None) -> None:
+    """Raises ConfigError when training cannot go on from these weights."""
+    if start is None:
+        return
+    changed = [name for name in ("task", "model", "features") if getattr(config, name) != getattr(start.config, name)]
+    if changed:
+        raise ConfigError(
+            f"retraining.train: a warm start needs the champion's {' and '.join(changed)}, but the configuration has "
+            "others by now; use search"
         )
-        return load_package(directory)
-
-    def _judge(self, package: ModelPackage, built: BuiltSnapshot) -> Judged:
-        from raymlops.training.evaluation import evaluate
-        from raymlops.training.gate import decide
-
-        frame = built.snapshot.table("holdout").to_pandas()
-        labels = package.transform.raw_targets(frame[self.config.data.target])
-        training = built.snapshot.table("train").column(self.config.data.target)
-        champion = self.tracker.champion()
-        evaluation = evaluate(
-            self.config,
-            frame,
-            labels,
-            package.scores,
-            champion=champion_scores(champion, package.classes) if champion is not None else None,
-            champion_version=champion.version if champion is not None else None,
-            metric=self.metric,
-            seed=self.config.seed,
-            train_target=package.transform.raw_targets(training),
-        )
-        return Judged(evaluation, decide(self.config, evaluation), labels, package.scores(frame), champion)
-
-    def _register(
-        self, directory: Path, package: ModelPackage, built: BuiltSnapshot, judged: Judged
-    ) -> tuple[str, str | None, str | None]:
-        example = built.snapshot.table("holdout").slice(0, EXAMPLE_ROWS).to_pandas()
-        logged = self.tracker.log_package(directory, package, example)
-        self.tracker.log_evaluation(judged.evaluation, judged.verdict, logged)
-        if not judged.verdict.blessed:
-            self.tracker.refuse(logged, judged.verdict)
-            return logged.uri, None, None
-        registered = self.tracker.register(
-            logged, judged.verdict, judged.evaluation.metrics, built.snapshot.hash, judged.champion
-        )
-        return registered.uri, registered.version, registered.alias
-
-    def _report(
-        self,
-        package: ModelPackage,
-        built: BuiltSnapshot,
-        trials: list[TrialRecord],
-        judged: Judged,
-        version: str | None,
-        alias: str | None,
-    ) -> None:
-        from raymlops.registry.report import ReportData, render_report
-
-        evaluation = judged.evaluation.to_dict()
-        sign = 1.0 if self.metric.mode == "min" else -1.0
-        ranked = sorted(trials, key=lambda t: (t.best_metric is None, sign * (t.best_metric or 0.0)))
-        snapshot = built.snapshot
-        data = ReportData(
-            name=self.config.name,
-            task=self.config.task,
-            target=self.config.data.target,
-            run_id=self.tracker.run_id,
-            created=self.now,
-            blessed=judged.verdict.blessed,
-            reasons=judged.verdict.reasons,
-            metrics=judged.evaluation.metrics,
-            metric=self.metric.name,
-            greater_is_better=self.metric.mode == "max",
-            y=judged.labels,
-            scores=judged.scores,
-            trials=[
-                {
-                    "name": trial.name,
-                    "status": trial.status,
-                    "reason": trial.reason,
-                    "params": trial.values,
-                    "metric": trial.best_metric,
-                    "curves": trial.curves,
-                    "seconds": trial.seconds,
-                }
-                for trial in ranked
-            ],
-            snapshot=snapshot.hash,
-            rows=snapshot.rows,
-            lineage=self.tracker.lineage,
-            classes=package.classes,
-            checks=[asdict(check) for check in judged.verdict.checks],
-            baseline=evaluation["baseline"],
-            comparison=evaluation["comparison"],
-            slices=evaluation["slices"],
-            behaviours=evaluation["behaviours"],
-            source=built.source,
-            contract=built.contract.to_yaml(),
-            profile=report_profile(built.profile),
-            version=version,
-            alias=alias,
-            weights_sha256=package.manifest["weights_sha256"],
-            seconds=self.steps.seconds,
-        )
-        self.tracker.log_report(render_report(data))
-
-
-def data_notes(built: BuiltSnapshot) -> list[str]:
-    """What somebody should know about the data although nothing was refused."""
-    notes = []
-    if built.contract_inferred:
-        notes.append("the contract was inferred from this data; later data is checked against it")
-    if built.quarantined:
-        notes.append(f"{built.quarantined:,} rows break the contract and were moved to {built.quarantine_path}")
-    for column, values in built.new_categories.items():
-        shown = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
-        notes.append(f"{column}: {len(values)} value(s) that the contract does not list: {shown}")
-    return notes
-
-
-def champion_scores(champion: VersionRef, classes: list[str]) -> Callable[[pd.DataFrame], np.ndarray]:
-    """Scores of the champion, loaded when asked for: one that cannot be loaded is the gate's business."""
-
-    def scores(frame: pd.DataFrame) -> np.ndarray:
-        package = champion.load()
-        if package.classes != classes:
-            raise DataError(f"it knows the classes {package.classes}, this model {classes}")
-        return package.scores(frame)
-
-    return scores
-
-
-def report_profile(profile: Profile) -> dict[str, dict[str, Any]]:
-    """The profile's columns with the names that the report's table uses."""
-    rows = {}
-    for name, column in profile.to_dict()["columns"].items():
-        quantiles = column.pop("quantiles")
-        variance = column.pop("variance")
-        top = ", ".join(f"{value} ({count:,})" for value, count in column.pop("top")[:3])
-        extra = {"q05": quantiles.get("0.05"), "median": quantiles.get("0.5"), "q95": quantiles.get("0.95")}
-        rows[name] = {**column, **extra, "std": None if variance is None else variance**0.5, "top": top or None}
-    return rows
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What the gate saw and said."""
-
-    evaluation: Evaluation
-    verdict: Verdict
-    labels: np.ndarray
-    scores: np.ndarray
-    champion: Any
 
 
 def _import_slow_modules() -> None:

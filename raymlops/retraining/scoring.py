@@ -16,7 +16,7 @@ from raymlops.config.tree import RayConfig
 from raymlops.data.files import ENDINGS, PATH, list_files, open_files
 from raymlops.data.ray_errors import user_error
 from raymlops.errors import DataError
-from raymlops.retraining.pipeline import Steps
+from raymlops.retraining.steps import Steps
 from raymlops.store import Store, filesystem_of
 from raymlops.terminal import Terminal
 

@@ -25,7 +25,7 @@ class RolloutClient:
         """`address` of the cluster; RAY_ADDRESS when absent, else what runs on this machine. `by` is written
         to the ledger with every order."""
         self.endpoint = endpoint
-        self.by = by or _whoami()
+        self.by = by or whoami()
         _connect(endpoint, address)
         from raymlops.rollout.controller import find_controller
 
@@ -90,7 +90,8 @@ class RolloutClient:
                 time.sleep(0.2)
 
 
-def _whoami() -> str:
+def whoami() -> str:
+    """The user and the machine, for ledgers."""
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (OSError, KeyError):  # a user without a name, as in many containers

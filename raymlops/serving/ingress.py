@@ -88,7 +88,8 @@ class Ingress:
     async def _answer(self, scope: Scope, receive: Receive) -> Reply:
         family = "v2"
         try:
-            route = match(scope["method"], scope["path"])
+            path = scope["path"].removeprefix(scope.get("root_path", ""))  # where the application has a prefix
+            route = match(scope["method"], path)
             family = route.family
             headers = plain_headers(scope["headers"])
             self._tokens.check(route.access, headers)

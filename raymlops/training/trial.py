@@ -16,7 +16,7 @@ from raymlops.errors import RaymlopsError
 from raymlops.features.state import ArraySpec
 from raymlops.store import Store
 from raymlops.training.batches import InMemory, Rows, Streamed, generator, join
-from raymlops.training.checkpoint import save_checkpoint
+from raymlops.training.checkpoint import load_checkpoint, save_checkpoint
 from raymlops.training.loop import EpochReport, Objective, Target, Trained, pick_device, train
 from raymlops.training.models import ModelFactory, build_model
 from raymlops.training.objective import LossFunction, MetricFunction, ValidationMetric, loss_function
@@ -43,6 +43,8 @@ class TrialContext:
     store: Store
     path: str
     """Where trials write, below the store: one directory per trial."""
+    start: str | None = None
+    """Checkpoint whose weights training begins with, below the store."""
     factory: ModelFactory | None = None
     loss: LossFunction | None = None
     metric: MetricFunction | None = None
@@ -121,7 +123,10 @@ def fit(
         torch.use_deterministic_algorithms(True, warn_only=True)
     # Seeds initialisation and dropout; drawn from the data's identity, so that equal inputs mean equal weights.
     torch.manual_seed(int(generator(context.snapshot.hash, config.seed, "model").integers(2**63)))
-    model = wrap(build_model(config.model, context.spec, context.factory).to(device))
+    built = build_model(config.model, context.spec, context.factory)
+    if context.start is not None:
+        built.load_state_dict(load_checkpoint(context.store, context.start)[0])
+    model = wrap(built.to(device))
 
     def on_epoch(epoch: EpochReport, best: dict[str, torch.Tensor] | None) -> None:
         if best is not None and rank == 0:

@@ -18,6 +18,7 @@ SINGLE = ["run", "runs", "models", "report", "predict", "init", "doctor", "serve
 GROUPS = {
     "config": ["check", "schema"],
     "labels": ["join", "status"],
+    "loop": ["explain", "history", "run", "status", "trigger"],
     "rollout": ["abort", "history", "pause", "plan", "promote", "resume", "start", "status", "verify"],
 }
 COMMANDS = [*SINGLE, *GROUPS, *(f"{group} {name}" for group, names in GROUPS.items() for name in names)]

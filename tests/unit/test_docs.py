@@ -19,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from raymlops.cli import app
-from raymlops.config import Config, base, data, features, gate, labels, monitoring, rollout, serving, tree
+from raymlops.config import Config, base, data, features, gate, labels, monitoring, retraining, rollout, serving, tree
 from raymlops.config import training as training_config
 from raymlops.config.loading import parse_config
 from raymlops.data.contract import Contract
@@ -32,7 +32,7 @@ from raymlops.training.space import check_space
 BASE = yaml.safe_load(next(b.text for b in blocks("yaml", [ROOT / "docs/configuration.md"])))
 NODES: dict[str, type[BaseModel]] = {
     name: node
-    for module in (tree, data, features, gate, training_config, serving, rollout, labels, monitoring)
+    for module in (tree, data, features, gate, training_config, serving, rollout, labels, monitoring, retraining)
     for name, node in vars(module).items()
     if isinstance(node, type) and issubclass(node, base.Node) and node is not base.Node
 }

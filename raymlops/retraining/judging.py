@@ -1,0 +1,116 @@
+"""From trained weights to a judged package, and to a registered version: what is judged is what would be registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raymlops.config import Config
+from raymlops.errors import DataError
+from raymlops.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from raymlops.data.snapshot import BuiltSnapshot
+    from raymlops.registry.package import ModelPackage
+    from raymlops.registry.tracking import Tracker
+    from raymlops.registry.versions import VersionRef
+    from raymlops.training.evaluation import Evaluation
+    from raymlops.training.gate import Verdict
+
+EXAMPLE_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the gate saw and said."""
+
+    evaluation: Evaluation
+    verdict: Verdict
+    labels: np.ndarray
+    scores: np.ndarray
+    champion: VersionRef | None
+
+
+def package_model(
+    directory: Path,
+    config: Config,
+    store: Store,
+    base: Path,
+    built: BuiltSnapshot,
+    weights_path: str,
+    facts: Mapping[str, Any],
+    now: datetime,
+) -> ModelPackage:
+    """Write the package and load it again. `config` has the values of the trial that won."""
+    from raymlops.registry.package import load_package, write_package
+    from raymlops.training.checkpoint import load_checkpoint
+
+    weights, _ = load_checkpoint(store, weights_path)
+    state = built.snapshot.state()
+    write_package(directory, config=config, state=state, weights=weights, base=base, facts=facts, created=now)
+    return load_package(directory)
+
+
+def judge(
+    config: Config, package: ModelPackage, built: BuiltSnapshot, champion: VersionRef | None, metric: str
+) -> Judged:
+    """The gate on the holdout, beside the champion if there is one."""
+    from raymlops.training.evaluation import evaluate
+    from raymlops.training.gate import decide
+
+    frame = built.snapshot.table("holdout").to_pandas()
+    labels = package.transform.raw_targets(frame[config.data.target])
+    training = built.snapshot.table("train").column(config.data.target)
+    evaluation = evaluate(
+        config,
+        frame,
+        labels,
+        package.scores,
+        champion=champion_scores(champion, package.classes) if champion is not None else None,
+        champion_version=champion.version if champion is not None else None,
+        metric=metric,
+        seed=config.seed,
+        train_target=package.transform.raw_targets(training),
+    )
+    return Judged(evaluation, decide(config, evaluation), labels, package.scores(frame), champion)
+
+
+def champion_scores(champion: VersionRef, classes: list[str]) -> Callable[[pd.DataFrame], np.ndarray]:
+    """Scores of the champion, loaded when asked for: one that cannot be loaded is the gate's business."""
+
+    def scores(frame: pd.DataFrame) -> np.ndarray:
+        package = champion.load()
+        if package.classes != classes:
+            raise DataError(f"it knows the classes {package.classes}, this model {classes}")
+        return package.scores(frame)
+
+    return scores
+
+
+def register(
+    tracker: Tracker,
+    directory: Path,
+    package: ModelPackage,
+    built: BuiltSnapshot,
+    judged: Judged,
+    fence: Callable[[], None],
+) -> tuple[str, str | None, str | None]:
+    """URI, version and alias; a refused model is stored without a version. `fence` raises when the job lost its right
+    to register."""
+    example = built.snapshot.table("holdout").slice(0, EXAMPLE_ROWS).to_pandas()
+    logged = tracker.log_package(directory, package, example)
+    tracker.log_evaluation(judged.evaluation, judged.verdict, logged)
+    if not judged.verdict.blessed:
+        tracker.refuse(logged, judged.verdict)
+        return logged.uri, None, None
+    fence()
+    registered = tracker.register(
+        logged, judged.verdict, judged.evaluation.metrics, built.snapshot.hash, judged.champion
+    )
+    return registered.uri, registered.version, registered.alias
