@@ -57,15 +57,13 @@ def observe(config: Config, base: Path, store: Store, *, now: datetime) -> Obser
     until = _day_before(now - CLOSED_AFTER)
     for day, table in _days(config, store, version, predictions_path(name), read_logged, state.inputs_until, until):
         judge.inputs(day, table)
-        rows += table.num_rows
-    state.inputs_until = max(state.inputs_until, until)
+        rows, state.inputs_until = rows + table.num_rows, _next(day)
     joined = joined_until(store, name)
     if joined is not None:
         until = _day_before(min(joined, now) - config.monitoring.label_delay)
         for day, table in _days(config, store, version, labelled_path(name), read_labelled, state.labels_until, until):
             judge.losses(day, table)
-            labelled += table.num_rows
-        state.labels_until = max(state.labels_until, until)
+            labelled, state.labels_until = labelled + table.num_rows, _next(day)
     judge.done()
     state.newest = max([state.newest, *_stored_days(store, predictions_path(name))])
     state.write(store, name, version)
@@ -110,6 +108,10 @@ def _stored_days(store: Store, root: str) -> list[str]:
 
 def _of_version(table: pa.Table, version: str) -> pa.Table:
     return table.filter(pc.equal(table.column("version"), version)) if table.num_rows else table
+
+
+def _next(day: str) -> str:
+    return (date.fromisoformat(day) + timedelta(days=1)).isoformat()
 
 
 def _day_before(moment: datetime) -> str:
