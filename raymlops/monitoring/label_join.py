@@ -134,7 +134,7 @@ def _join(
         joined = joined.append_column("label", own.column("label")).append_column("labelled_at", own.column("at"))
         joined = joined.append_column("received", own.column("received"))
         joined = joined.sort_by([("time", "ascending"), ("prediction_id", "ascending"), ("row", "ascending")])
-        spread = _spread(joined.num_rows > ROWS_PER_FILE, config, stack)
+        spread = _spread(joined.num_rows > ROWS_PER_FILE, config, store, stack)
         spread(Write(store, config, _kinds(config, base, store), run), _files(micros(joined.column("time"))), joined)
     return settled, matched
 
@@ -147,7 +147,7 @@ def _search(labels: pa.Table, config: Config, store: Store, now: datetime, stack
     entities = tuple(dict.fromkeys(entity_names(source) for source in config.labels.sources if source.entity))
     for _ in range(_TRIES):
         parts = prediction_parts(store, config.name, since, until)
-        spread = _spread(len(parts) > MOST_PARTS_HERE, config, stack)
+        spread = _spread(len(parts) > MOST_PARTS_HERE, config, store, stack)
         groups = [parts[start : start + PARTS_PER_TASK] for start in range(0, len(parts), PARTS_PER_TASK)]
         found = spread(Search(store, entities, tuple(config.features.dates)), groups, labels)
         if not any(table.num_rows and pc.min(table.column("number")).as_py() == GONE for table in found):
@@ -194,12 +194,13 @@ def _kinds(config: Config, base: Path, store: Store) -> Mapping[str, str]:
     return {} if contract is None else {name: rule.kind for name, rule in contract.columns.items()}
 
 
-def _spread(large: bool, config: Config, stack: ExitStack) -> Spread:
+def _spread(large: bool, config: Config, store: Store, stack: ExitStack) -> Spread:
     if not large:
         return here
-    from raymlops.cluster import connected
+    from raymlops.cluster import check_shared_storage, connected
 
-    stack.enter_context(connected(config.ray))
+    cluster = stack.enter_context(connected(config.ray))
+    check_shared_storage(config, store, cluster.nodes)
     return on_ray
 
 
