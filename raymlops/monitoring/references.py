@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,19 +135,19 @@ def _drift(config: Config, table: pa.Table, columns: list[str], answers: Any, no
     chosen = config.monitoring.drift
     watched = with_prediction(table, chosen.columns or columns, answers)
     layout = layout_of_rows(watched)
-    tolerances = {"epsilon": chosen.epsilon, "independent": chosen.independent}
+    made = partial(Reference.of_counts, epsilon=chosen.epsilon, independent=chosen.independent)
     clock = clock_column(config, table)
     if clock is None:
         if not chosen.independent:
             notes.append("drift is not judged: training rows have no time; name `data.time_column`")
             return None
-        return Reference.of_counts(Counts.of(layout, watched, "reference"), **tolerances)  # type: ignore[arg-type]
+        return made(Counts.of(layout, watched, "reference"))
     times = Rows.of(table).times(clock)
     known = ~np.isnat(times)
     rows = watched.filter(pa.array(known))
     try:
         counts = Counts.by_day(layout, rows, times[known], chosen.strata)
-        return Reference.of_counts(counts, chosen.strata, **tolerances)  # type: ignore[arg-type]
+        return made(counts, chosen.strata)
     except DataError as error:
         notes.append(f"drift is not judged: {error}")
         return None
