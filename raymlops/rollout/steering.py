@@ -155,9 +155,8 @@ class Steering:
 
     async def _carry_out(self, intent: Intent, now: float) -> Entry:
         """State, then entry, then its consequences. Raises StoreError, and nothing happened, or Deposed."""
-        await self._save(now)
         entry = self.conductor.entry(intent, now)
-        await self._io(self.ledger.append, entry)
+        await self._save(now, entry)
         self.conductor.apply(entry)
         self._dirty = True
         await self._publish()
@@ -171,22 +170,28 @@ class Steering:
         self.published = document
         self.effects.publish(document)
 
-    async def _save(self, now: float) -> None:
-        """Writes the state; what was reported before is durable if this controller is still in charge after it."""
+    async def _save(self, now: float, entry: Entry | None = None) -> None:
+        """Writes the state, and the entry that follows from it; what was reported before is durable if this controller
+        is still in charge after it. One call, because each change of threads costs milliseconds on a busy machine."""
         sequences = dict(self.conductor.sequences)
         clock = asyncio.get_running_loop().time
         began = clock()
         data = self.conductor.to_json(now)
         self._dirty = False
         try:
-            await self._io(self.ledger.save_state, self.conductor.term, data)
-            if await self._io(self.ledger.taken, self.conductor.n + 1):
-                raise Deposed(f"{self.settings.name}: a newer controller wrote to the ledger")
+            await self._io(self._write, self.conductor.term, data, self.conductor.n + 1, entry)
         except RaymlopsError:
             self._dirty = True
             raise
         self._saved_at, self._saving_took = now, clock() - began
         self.durable = sequences
+
+    def _write(self, term: int, state: bytes, following: int, entry: Entry | None) -> None:
+        self.ledger.save_state(term, state)
+        if self.ledger.taken(following):
+            raise Deposed(f"{self.settings.name}: a newer controller wrote to the ledger")
+        if entry is not None:
+            self.ledger.append(entry)
 
     async def _follow(self, now: float) -> None:
         """Passive: hand on the documents of whoever is in charge, and take over when nobody is."""

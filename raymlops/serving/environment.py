@@ -29,12 +29,17 @@ HAPROXY = {
     "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "55",
     # A prediction may be asked for twice, so one whose replica was killed goes to another instead of failing.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    # They would be a line per request to a Python process, which takes longer to read it than a replica to answer.
+    # Requests are counted by variant in the replicas, and by HAProxy itself at its metrics port.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
 }
-_ON_LOOPBACK = """#!/bin/sh
-# Serve lets HAProxy's statistics and metrics listen on every interface; here they stay on this machine.
+_WRAPPER = """#!/bin/sh
+# Serve lets HAProxy's statistics and metrics listen on every interface; here they stay on this machine. And it sends a
+# line per request to a port of this machine where as a rule nobody listens; RAY_SERVE_HAPROXY_LOG_TARGET names another.
 last=
 for argument in "$@"; do
-  [ "$last" = -f ] && sed -i 's/^\\( *bind \\)\\*\\{0,1\\}:\\([0-9][0-9]*\\)$/\\1127.0.0.1:\\2/' "$argument"
+  [ "$last" = -f ] && sed -i -e 's/^\\( *bind \\)\\*\\{0,1\\}:\\([0-9][0-9]*\\)$/\\1127.0.0.1:\\2/' \\
+    -e '/^ *log 127\\.0\\.0\\.1:514 local0 info$/d' "$argument"
   last=$argument
 done
 exec %s "$@"
@@ -78,6 +83,7 @@ def environment(mode: Mode, directory: Path) -> dict[str, str]:
     return {
         **values,
         **HAPROXY,
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(binary),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "admin.sock"),
@@ -99,7 +105,7 @@ def prepare(mode: Mode, directory: Path) -> dict[str, str]:
     real = haproxy_binary()
     if mode == "haproxy" and real is not None:
         binary = directory / "haproxy"
-        binary.write_text(_ON_LOOPBACK % shlex.quote(real), encoding="utf-8")
+        binary.write_text(_WRAPPER % shlex.quote(real), encoding="utf-8")
         binary.chmod(0o700)
     values = environment(mode, directory)
     for name, value in values.items():

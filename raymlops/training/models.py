@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from raymlops.config.training import FactoryModel, MlpModel
@@ -15,7 +16,12 @@ from raymlops.features.state import ArraySpec
 Inputs = Mapping[str, torch.Tensor]
 ModelFactory = Callable[..., nn.Module]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+ACTIVATIONS: dict[str, tuple[type[nn.Module], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "relu": (nn.ReLU, torch.relu_),
+    "gelu": (nn.GELU, F.gelu),
+    "silu": (nn.SiLU, F.silu),
+}
+"""As a layer, and as a function, which may overwrite its argument."""
 
 
 def build_model(model: MlpModel | FactoryModel, spec: ArraySpec, factory: ModelFactory | None = None) -> nn.Module:
@@ -51,20 +57,30 @@ class Mlp(nn.Module):
         self.embeddings = nn.ModuleList(tables)
         width = spec.numeric + sum(math.prod(shape) for shape in spec.tensors.values()) + sum(widths)
         layers: list[nn.Module] = []
+        activation, self._activation = ACTIVATIONS[model.activation]
         for _ in range(model.layers):
-            layers += [nn.Linear(width, model.hidden), ACTIVATIONS[model.activation]()]
+            layers += [nn.Linear(width, model.hidden), activation()]
             if model.dropout > 0:
                 layers.append(nn.Dropout(model.dropout))
             width = model.hidden
         layers.append(nn.Linear(width, spec.outputs))
         self.layers = nn.Sequential(*layers)
         self.flat_output = spec.outputs == 1
+        # The same parameters once more, not to be looked up: for one row, calling the modules takes as long as they do.
+        self._tables = [table.weight for table in tables]
+        *self._hidden, self._last = [(layer.weight, layer.bias) for layer in layers if isinstance(layer, nn.Linear)]
+        self._dropout = model.dropout
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         parts = [inputs["numeric"]] if "numeric" in inputs else []
         parts += [inputs[name].flatten(1) for name in self.tensors]
-        if len(self.embeddings):
+        if self._tables:
             columns = inputs["categorical"].unbind(1)
-            parts += [embed(column) for embed, column in zip(self.embeddings, columns, strict=True)]
-        out: torch.Tensor = self.layers(torch.cat(parts, 1))
+            parts += [torch.embedding(table, column) for table, column in zip(self._tables, columns, strict=True)]
+        out = torch.cat(parts, 1)
+        for weight, bias in self._hidden:
+            out = self._activation(F.linear(out, weight, bias))
+            if self._dropout > 0:
+                out = F.dropout(out, self._dropout, self.training)
+        out = F.linear(out, *self._last)
         return out.squeeze(1) if self.flat_output else out
