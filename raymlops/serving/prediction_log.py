@@ -37,7 +37,8 @@ class PredictionLog:
         self._config = config
         self._writer = PartWriter(store, endpoint, replica, frozenset(config.redact))
         self._lock = threading.Lock()
-        self._pending: list[tuple[Record, int]] = []
+        self._pending: list[Record] = []
+        self._pending_bytes = 0
         self._rows = self._bytes = 0
         """Held: pending and being written."""
         self._open = True
@@ -81,8 +82,9 @@ class PredictionLog:
                 return False
             self._rows = held
             self._bytes += size
+            self._pending_bytes += size
             self._accepted += rows
-            self._pending.append((record, size))
+            self._pending.append(record)
         if held * 2 > self._config.queue_rows and not self._wake.is_set():
             self._wake.set()
         return True
@@ -126,16 +128,16 @@ class PredictionLog:
             last = self._stop.is_set()  # read before taking: nothing is accepted after it
             due = clock.monotonic()
             with self._lock:
-                taken, self._pending = self._pending, []
-            self._flush(taken)
+                taken, size = self._pending, self._pending_bytes
+                self._pending, self._pending_bytes = [], 0
+            self._flush(taken, size)
             self._writer.housekeeping(last)
             if last:
                 return
 
-    def _flush(self, taken: list[tuple[Record, int]]) -> None:
-        if not taken:
+    def _flush(self, records: list[Record], size: int) -> None:
+        if not records:
             return
-        records = [record for record, _ in taken]
         good, bad_rows = self._writer.encode(records)
         written = 0
         for rows, part in good:
@@ -147,7 +149,7 @@ class PredictionLog:
             self._written += written
             self._dropped += bad_rows
             self._rows -= sum(record.rows for record in records)
-            self._bytes -= sum(size for _, size in taken)
+            self._bytes -= size
 
     def _written_in_the_end(self, part: Encoded) -> bool:
         """Tries until it works; meanwhile requests queue up to the bound. False: the log is closed and out of time."""

@@ -60,38 +60,39 @@ def key_text(key_hash: int | str | None) -> str | None:
 
 def to_table(records: Sequence[Record], endpoint: str, replica: str, redact: frozenset[str] = frozenset()) -> pa.Table:
     """One row per answered row. Raises ValueError when a column is not as long as its request has rows."""
-    rows = np.array([record.rows for record in records], np.int64)
+    columns = zip(*records, strict=True) if records else [()] * len(Record._fields)
+    times, ids, versions, variants, weights, keys, inputs, outputs, sizes, latencies, statuses = map(list, columns)
+    rows = np.array(sizes, np.int64)
     owner = np.repeat(np.arange(len(records)), rows)
     first = np.repeat(np.cumsum(rows) - rows, rows)
     total = len(owner)
+    single = total == len(records) and bool((rows == 1).all())
 
     def spread(values: list[Any], kind: pa.DataType) -> pa.Array:
         array = pa.array(values, kind)
-        return array if total == len(records) and (rows == 1).all() else array.take(pa.array(owner))
+        return array if single else array.take(pa.array(owner))
 
-    micros = [round(record.time * 1e6) for record in records]
+    micros = np.rint(np.array(times, np.float64) * 1e6).astype(np.int64)
     head = [
         spread(micros, pa.int64()).cast(HEAD.field("time").type),
-        spread([record.prediction_id for record in records], pa.string()),
+        spread(ids, pa.string()),
         pa.array(np.arange(total) - first, pa.int32()),
         pa.repeat(endpoint, total),
-        spread([record.version for record in records], pa.string()),
-        spread([record.variant for record in records], pa.string()),
-        spread([record.weight for record in records], pa.float64()),
-        spread([key_text(record.key_hash) for record in records], pa.string()),
+        spread(versions, pa.string()),
+        spread(variants, pa.string()),
+        spread(weights, pa.float64()),
+        spread(list(map(key_text, keys)) if set(keys) != {None} else keys, pa.string()),
         pa.repeat(replica, total),
-        spread([record.latency for record in records], pa.float64()),
-        spread([record.status for record in records], pa.string()),
+        spread(latencies, pa.float64()),
+        spread(statuses, pa.string()),
     ]
     arrays = dict(zip(HEAD.names, head, strict=True))
-    sizes = rows.tolist()
-    inputs = [record.inputs for record in records]
     for name in dict.fromkeys(chain.from_iterable(inputs)):
         if name not in redact:
             arrays[f"input.{name}"] = to_array(_pieces(inputs, name), sizes)
-    outputs: list[Mapping[str, Column]] = [record.outputs or {} for record in records]
-    for name in dict.fromkeys(chain.from_iterable(outputs)):
-        arrays[f"output.{name}"] = to_array(_pieces(outputs, name), sizes)
+    answers: list[Mapping[str, Column]] = [{} if found is None else found for found in outputs]
+    for name in dict.fromkeys(chain.from_iterable(answers)):
+        arrays[f"output.{name}"] = to_array(_pieces(answers, name), sizes)
     return pa.table(arrays)
 
 
@@ -104,17 +105,21 @@ def _pieces(requests: list[Mapping[str, Column]], name: str) -> list[Column | No
 
 def to_array(pieces: list[Column | None], rows: list[int]) -> pa.Array:
     """One column from the pieces of its requests; a request without the column (None) has nulls."""
-    given: list[Any] = [[None] * n if piece is None else piece for piece, n in zip(pieces, rows, strict=True)]
+    given: list[Any] = pieces
+    types = set(map(type, pieces))
+    if type(None) in types:
+        given = [[None] * n if piece is None else piece for piece, n in zip(pieces, rows, strict=True)]
+        types = set(map(type, given))
     if list(map(len, given)) != rows:
         raise ValueError("a column is not as long as the request has rows")
-    if set(map(type, given)) == {np.ndarray}:
+    if types == {np.ndarray}:
         kinds = {piece.dtype.kind for piece in given}
         if kinds <= {"f", "i"} or kinds == {"b"}:  # numbers: no look at single values
             joined: np.ndarray[Any, Any] = np.concatenate(given)
             if joined.ndim == 1:
                 plain = {"f": np.float64, "i": np.int64, "b": np.bool_}[joined.dtype.kind]
                 return pa.array(joined.astype(plain, copy=False))
-    if np.ndarray in set(map(type, given)):
+    if np.ndarray in types:
         given = [_listed(piece) if isinstance(piece, np.ndarray) else piece for piece in given]
     return values_to_array(list(chain.from_iterable(given)))
 

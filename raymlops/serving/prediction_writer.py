@@ -38,7 +38,9 @@ class Encoded:
 
 def encode(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", compression_level=1)
+    # Dictionaries for what repeats; of ids, times and numbers they would be as long as the column.
+    repeats = [field.name for field in table.schema if field.type == pa.string() and field.name != "prediction_id"]
+    pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=repeats)
     return bytes(sink.getvalue())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from typing import Any
 
 from raymlops.errors import RaymlopsError
@@ -10,6 +10,7 @@ from raymlops.rollout.evidence import CONTROL, Assignment, Stamp, unit_hash
 from raymlops.serving.document import Arm, ModelRef, RoutingDocument
 
 CHAMPION = "champion"
+_RANDOM = random.Random()  # seeded by the system, in each process anew; the system's own would be a call per request
 
 
 class Router:
@@ -29,7 +30,7 @@ class Router:
     def route(self, key: str | bytes | None) -> Stamp:
         """The same key gets the same arm for as long as the salt stays and shares only rise. A request without a key
         is drawn at random."""
-        unit = secrets.randbits(64) if key is None else unit_hash(self.document.salt, key)
+        unit = _RANDOM.getrandbits(64) if key is None else unit_hash(self.document.salt, key)
         arm = CONTROL if self._assignment is None else self._assignment.arm_of(unit, 0)
         return Stamp(self.document.epoch, arm, unit, key is not None)
 
