@@ -54,6 +54,7 @@ class Rows:
         """float64 (n,); missing and infinite values as NaN, booleans as 0 and 1. Raises DataError for text."""
         column = self._column(name)
         is_numeric = isinstance(column, np.ndarray) and column.dtype.kind in "biuf"
+        values: np.ndarray
         if self.length == 1 and (is_numeric or type(column) is list):  # the same, without what NumPy costs per call
             value = float(column[0]) if is_numeric else _number(name, 0, column[0])
             return np.array([value + 0.0 if math.isfinite(value) else math.nan])

@@ -68,7 +68,7 @@ def to_table(records: Sequence[Record], endpoint: str, replica: str, redact: fro
     total = len(owner)
     single = total == len(records) and bool((rows == 1).all())
 
-    def spread(values: list[Any], kind: pa.DataType) -> pa.Array:
+    def spread(values: Column, kind: pa.DataType) -> pa.Array:
         array = pa.array(values, kind)
         return array if single else array.take(pa.array(owner))
 
