@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymlops.monitoring.cells import NumericCells
-from raymlops.monitoring.detector import pack, unpack
 from raymlops.monitoring.margins import Array, divergence
+from raymlops.monitoring.packing import MOST, pack_counts, pack_fixed, rounded_down, unpack_counts, unpack_fixed
 from raymlops.monitoring.reference import Reference
+
+THOUSAND = 1000.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class SinceChange:
     """Counts of each feature since its evidence began to grow, beside what the reference would have expected.
 
     That is since the last window after which not one of the feature's bets was ahead, as in a CUSUM of the best of them
-    (Page 1954). M says nothing of it: it is above 1 whenever E is above 1/2.
+    (Page 1954). M says nothing of it: it is above 1 whenever E is above 1/2. Bets that hardly lose on usual days would
+    keep the memory of a single odd one for months; `ShiryaevRoberts.forgetting` makes it two weeks.
     """
 
     def __init__(self, reference: Reference, owner: NDArray[np.int64]) -> None:
@@ -66,19 +69,21 @@ class SinceChange:
         self.layout = reference.layout
         self._starts = np.searchsorted(owner, np.arange(len(self.layout.features)))
         self._owner, self._ahead = owner, np.zeros(len(owner), np.float32)
-        rows = reference.cells[:, : self.layout.offsets[1]].sum(axis=1, keepdims=True)
-        self._shares = reference.cells / np.maximum(rows, 1)
+        self._shares = reference.cells / self.layout.spread(np.maximum(self.layout.totals(reference.cells), 1))
         self.since = [""] * len(self.layout.features)
         self.found, self.expected = np.zeros((2, self.layout.size))
 
-    def add(self, window: str, counts: Mapping[int, NDArray[np.int64]], log_e: Array) -> None:
-        """A closed window, and log E of every bet on it, (components,)."""
+    def add(self, window: str, counts: Mapping[int, NDArray[np.int64]], gained: Array) -> None:
+        """A closed window, and what each bet gained in it, (components,): log E as far as one window
+        counts, less what is forgotten."""
         found, expected = self._both(counts)
-        ahead = self._ahead + log_e.astype(np.float32)
+        ahead = rounded_down(np.clip(self._ahead + gained, -MOST, MOST))
         growing = np.maximum.reduceat(ahead, self._starts) > 0.0
         self._ahead = np.where(growing[self._owner], ahead, np.float32(0.0))
-        kept = np.repeat(growing, np.diff(self.layout.offsets))
-        self.found, self.expected = np.where(kept, self.found + found, 0.0), np.where(kept, self.expected + expected, 0)
+        kept = self.layout.spread(growing)
+        self.found = np.where(kept, self.found + found, 0.0)
+        expected = np.where(kept, self.expected + expected, 0.0)
+        self.expected = np.round(THOUSAND * expected) / THOUSAND  # as it is stored
         self.since = [(s or window) if grows else "" for s, grows in zip(self.since, growing, strict=True)]
 
     def describe(self, feature: int, window: str, counts: Mapping[int, NDArray[np.int64]], evidence: float) -> Moved:
@@ -109,22 +114,23 @@ class SinceChange:
         found, expected = np.zeros((2, self.layout.size))
         for stratum, cells in counts.items():
             found += cells
-            expected += self.layout.rows(cells) * self._shares[stratum]
+            expected += self.layout.spread(self.layout.totals(cells)) * self._shares[stratum]
         return found, expected
 
     def to_dict(self) -> dict[str, Any]:
-        expected = [round(float(value), 3) for value in self.expected]
-        counts = {"found": self.found.astype(np.int64).tolist(), "expected": expected}
-        return {"since": self.since, **counts, "ahead": pack(self._ahead)}
+        """Of features that do not grow nothing but zeros is known; `expected` is kept to a thousandth of a row."""
+        expected = np.round(THOUSAND * self.expected)
+        counts = {"found": pack_counts(self.found), "expected": pack_counts(expected)}
+        return {"since": self.since, **counts, "ahead": pack_fixed(self._ahead)}
 
     def load(self, data: Mapping[str, Any]) -> None:
         """What `to_dict` gave. Raises ValueError, KeyError or TypeError when it is of other columns."""
         self.since = [str(window) for window in data["since"]]
         if len(self.since) != len(self.layout.features):
             raise ValueError(f"since: expected a window for each of {len(self.layout.features)} features")
-        self._ahead = unpack(data["ahead"]).reshape(self._ahead.shape)
-        self.found = np.array(data["found"], np.float64).reshape(self.layout.size)
-        self.expected = np.array(data["expected"], np.float64).reshape(self.layout.size)
+        self._ahead = unpack_fixed(data["ahead"], self._ahead.shape)
+        self.found = unpack_counts(data["found"], self.found.shape).astype(np.float64)
+        self.expected = unpack_counts(data["expected"], self.expected.shape) / THOUSAND
 
 
 def normal_shift(before: Array, after: Array) -> float | None:

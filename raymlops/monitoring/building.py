@@ -48,14 +48,17 @@ def layout_of_profile(profile: Profile, columns: Sequence[str] | None = None) ->
     return _layout([*numeric, *texts], quantiles, extremes, frequent, set(numeric))
 
 
-def layout_of_rows(table: pa.Table, columns: Sequence[str] | None = None) -> Layout:
-    """Cells from reference rows in memory, with exact quantiles and counts; otherwise as `layout_of_profile`."""
-    rows = Rows.of(table)
-    chosen = _chosen({name: kind_of(table.column(name).type) for name in table.column_names}, columns)
-    kinds = {name: kind for name, kind in chosen.items() if table.column(name).null_count < table.num_rows}
+def layout_of_rows(table: pa.Table, columns: Sequence[str] | None = None, more: pa.Table | None = None) -> Layout:
+    """Cells from reference rows in memory, with exact quantiles and counts; otherwise as `layout_of_profile`.
+
+    Columns of `more`, which has rows of its own, come after those of the table."""
+    found = {name: table.column(name) for name in table.column_names}
+    chosen = _chosen(found, columns) | ({} if more is None else {name: more.column(name) for name in more.column_names})
+    kinds = {name: kind_of(column.type) for name, column in chosen.items() if column.null_count < len(column)}
+    rows = {name: Rows({name: chosen[name]}, len(chosen[name])) for name in kinds}
     known: dict[str, np.ndarray] = {}
     for name in [name for name, kind in kinds.items() if kind in ("integer", "number")]:
-        values = rows.numbers(name)
+        values = rows[name].numbers(name)
         known[name] = np.sort(values[~np.isnan(values)])
     usable = [n for n, kind in kinds.items() if kind in ("string", "boolean") or (n in known and known[n].size)]
 
@@ -67,7 +70,7 @@ def layout_of_rows(table: pa.Table, columns: Sequence[str] | None = None) -> Lay
         return float(known[name][0]), float(known[name][-1])
 
     def frequent(name: str) -> list[str]:
-        counted = Counter(value for value in rows.texts(name).tolist() if value is not None)
+        counted = Counter(value for value in rows[name].texts(name).tolist() if value is not None)
         return [value for value, _ in sorted(counted.items(), key=lambda item: (-item[1], item[0]))]
 
     return _layout(usable, quantiles, extremes, frequent, set(known))

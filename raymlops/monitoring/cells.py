@@ -151,8 +151,16 @@ class Layout:
         inside, among = self._matrices
         return cells @ inside, cells @ among
 
+    def totals(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """Rows that each feature was counted on, (…, features), from counts (…, cells)."""
+        return np.asarray(np.add.reduceat(cells, self.offsets[:-1], axis=-1))
+
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
+        """What is said of each feature, (…, features), said of each of its cells, (…, cells)."""
+        return np.repeat(values, np.diff(self.offsets), axis=-1)
+
     def rows(self, cells: NDArray[Any]) -> int:
-        """Rows behind counts (cells,)."""
+        """Rows behind counts (cells,): those of the first feature."""
         return int(cells[: self.offsets[1]].sum())
 
     def count(self, rows: Rows, groups: NDArray[np.int64] | None = None, n: int = 1) -> NDArray[np.int64]:

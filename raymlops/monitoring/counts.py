@@ -47,6 +47,16 @@ class Counts(Tally):
         names = [(str(np.datetime64(int(key // 32), "D")), int(key % 32)) for key in keys]
         return cls(layout, dict(zip(names, counted, strict=True)))
 
+    def placed(self, layout: Layout) -> Counts:
+        """The same counts as a part of a layout that has these features side by side, and others that were not counted
+        here."""
+        names = [cells.name for cells in layout.features]
+        begin = int(layout.offsets[names.index(self.layout.features[0].name)])
+        made = {at: np.zeros(layout.size, np.int64) for at in self.values}
+        for at, cells in self.values.items():
+            made[at][begin : begin + self.layout.size] = cells
+        return Counts(layout, made)
+
     def total(self) -> NDArray[np.int64]:
         """Counts of all windows together, (cells,)."""
         return np.asarray(sum(self.values.values(), np.zeros(self.layout.size, np.int64)))

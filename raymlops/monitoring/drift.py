@@ -13,8 +13,9 @@ from raymlops.errors import ConfigError, DataError, IntegrityError
 from raymlops.monitoring.attribution import Moved, SinceChange
 from raymlops.monitoring.bets import CHOICES, SplitBets
 from raymlops.monitoring.counts import Counts
-from raymlops.monitoring.detector import ShiryaevRoberts, Single, pack
+from raymlops.monitoring.detector import ShiryaevRoberts
 from raymlops.monitoring.margins import Array
+from raymlops.monitoring.packing import Single
 from raymlops.monitoring.reference import Reference
 from raymlops.monitoring.tally import OpenWindow
 
@@ -51,6 +52,8 @@ class DriftDetector:
         self._bets = SplitBets.of(reference)
         self._owner = np.repeat(reference.layout.owner, CHOICES)
         self._sr = ShiryaevRoberts(self._bets.weights, mean_windows, days=reference.days > 0)
+        usual = {s: cells / max(reference.days, 1) for s, cells in enumerate(reference.cells)}
+        self._forgetting = self._sr.forgetting(self._bets.log_e(usual)[0])
         self._since = SinceChange(reference, self._owner)
         self._open = OpenWindow()
 
@@ -80,8 +83,8 @@ class DriftDetector:
     def _close(self) -> None:
         if self._open.parts:
             log_e, informed = self._bets.log_e(self._open.parts)
-            self._sr.log_m = self._sr.after(log_e, informed)
-            self._since.add(self._open.name, self._open.parts, log_e)
+            self._sr.close(log_e, informed)
+            self._since.add(self._open.name, self._open.parts, self._sr.capped(log_e) - self._forgetting)
 
     def _evidence(self, log_m: Single) -> Array:
         """log of the mean M of each feature, (features,)."""
@@ -110,7 +113,7 @@ class DriftDetector:
             {
                 "reference": self.reference.digest,
                 "mean_windows": self.mean_windows,
-                "log_m": pack(self._sr.log_m),
+                "log_m": self._sr.dump(),
                 "open": self._open.to_dict(),
                 "since": self._since.to_dict(),
                 "late_rows": self.late_rows,

@@ -17,11 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raymlops.errors import ConfigError, IntegrityError
-from raymlops.monitoring.detector import ShiryaevRoberts, Single, pack
-from raymlops.monitoring.losses import FRACTIONS, VECTOR, LossLevels, LossSums
+from raymlops.monitoring.detector import ShiryaevRoberts
+from raymlops.monitoring.losses import FRACTIONS, VECTOR, LossLevels, LossSums, Slice
 from raymlops.monitoring.margins import Array, effective
+from raymlops.monitoring.packing import Single
 from raymlops.monitoring.tally import OpenWindow, Parts
 
 MEAN_WINDOWS = 1000.0
@@ -78,8 +80,18 @@ class LossDetector:
         weights = np.full(count, 0.5 / max(count - 1, 1))
         weights[0] = 0.5 if count > 1 else 1.0
         self._sr = ShiryaevRoberts(np.repeat(weights, len(FRACTIONS)), mean_windows, days=levels.days > 0)
+        usual, most = zip(*map(self._usual, levels.slices), strict=True)
+        self._forgetting = self._sr.forgetting(np.stack(usual), np.stack(most))
         self._open = OpenWindow()
         self._restart()
+
+    def _usual(self, part: Slice) -> tuple[Array, Array]:
+        """log E of a window whose loss is as registered, at most, and the largest of a single window, each (bets,)."""
+        mean, worst = (np.log1p(FRACTIONS * (y / part.limit - 1.0)) for y in (part.mean, 1.0))
+        if part.icc is None:
+            return mean, worst
+        rows = part.rows / max(self.levels.days, 1)
+        return mean * effective(rows, rows, part.icc), worst * effective(rows, rows, part.icc)
 
     def _restart(self) -> None:
         self._sr.restart()
@@ -108,8 +120,8 @@ class LossDetector:
         if self._open.parts:
             added = _dense(self._open.parts, len(self.levels.slices))
             log_e = self._log_e(added)
-            self._sr.log_m = self._after(added, log_e)
-            ahead = self._ahead + log_e
+            self._sr.close(log_e.reshape(-1), _informed(added))
+            ahead = self._ahead + self._sr.capped(log_e) - self._forgetting
             growing = ahead.max(axis=1) > 0.0  # since when, as in `attribution.SinceChange`
             self._ahead = np.where(growing[:, None], ahead, 0.0)
             self._sums = np.where(growing[:, None], self._sums + added[:, :2], 0.0)
@@ -120,16 +132,13 @@ class LossDetector:
         """log E of a window's sums, (slices, bets)."""
         return np.stack([_log_e(part.icc, part.limit, row) for part, row in zip(self.levels.slices, sums, strict=True)])
 
-    def _after(self, sums: Array, log_e: Array) -> Single:
-        return self._sr.after(log_e.reshape(-1), np.repeat(sums[:, 0] > 0, len(FRACTIONS)))
-
     def _evidence(self, log_m: Single) -> Array:
         by_slice = np.logaddexp.reduce(log_m.reshape(-1, len(FRACTIONS)), axis=1)
         return np.asarray(by_slice - np.log(len(FRACTIONS)), np.float64)
 
     def _judge(self) -> LossFinding:
         added = _dense(self._open.parts, len(self.levels.slices))
-        log_m = self._after(added, self._log_e(added))
+        log_m = self._sr.after(self._log_e(added).reshape(-1), _informed(added))
         statistic, threshold, evidence = self._sr.statistic(log_m), self._sr.log_threshold, self._evidence(log_m)
         sums = self._sums + added[:, :2]
         slices = tuple(
@@ -158,7 +167,7 @@ class LossDetector:
             {
                 "levels": self.levels.digest,
                 "mean_windows": self.mean_windows,
-                "log_m": pack(self._sr.log_m),
+                "log_m": self._sr.dump(),
                 "open": self._open.to_dict(),
                 "since": self._since,
                 "sums": self._sums.tolist(),
@@ -190,6 +199,11 @@ def _dense(parts: Mapping[int, Array] | Parts, count: int) -> Array:
     for number, vector in parts.items():
         made[number] = vector
     return made
+
+
+def _informed(sums: Array) -> NDArray[np.bool_]:
+    """Which components learn something from sums (slices, VECTOR)."""
+    return np.repeat(sums[:, 0] > 0, len(FRACTIONS))
 
 
 def _log_e(icc: float | None, limit: float, row: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,8 +18,9 @@ from raymlops.monitoring.building import layout_of_profile
 from raymlops.monitoring.cells import Layout, NumericCells
 from raymlops.monitoring.counts import STRATA, Counts, Strata
 from raymlops.monitoring.margins import Array, chernoff, effective, intraclass, materiality
+from raymlops.monitoring.packing import pack_counts, unpack_counts
 
-VERSION = 1
+VERSION = 2
 MIN_DAYS = 14
 """Fewer reference days say too little about how days differ; 28 and more are better, and are said to be enough."""
 EPSILON, FLOOR, DELTA = 0.02, 0.001, 0.01
@@ -34,8 +36,8 @@ class Reference:
     strata: Strata
     cells: NDArray[np.int64]
     """(strata, cells)."""
-    block_rows: Array
-    """(strata,): rows of its day that an average reference row is among."""
+    block_rows: NDArray[np.int64]
+    """(strata, features): rows of its day that an average reference row is among."""
     icc: Array
     """(splits,): upper bound of the correlation of two rows of one day, 0 where rows are taken to be independent."""
     days: int
@@ -64,39 +66,39 @@ class Reference:
         counts: Counts,
         strata: Strata = "none",
         *,
+        alike: Counts | None = None,
         independent: bool = False,
         epsilon: float = EPSILON,
         floor: float = FLOOR,
         delta: float = DELTA,
     ) -> Reference:
-        """From reference rows counted by day (`Counts.by_day` with the same strata).
+        """From reference rows counted by day (`Counts.by_day` with the same strata). Features may have been counted on
+        different rows.
 
-        `independent` says that rows of one day are no more alike than others, and that windows may be shorter than a
-        day. Raises DataError for fewer than `MIN_DAYS` days otherwise, and when there are no rows.
+        `alike` counts rows of other days, such as what a model says to the rows that it was fitted on: they say how
+        alike the rows of a day are and nothing about shares. `independent` says that rows of one day are no more alike
+        than others, and that windows may be shorter than a day. Raises DataError for fewer than `MIN_DAYS` days
+        otherwise, and when there are no rows.
         """
         if not counts.rows:
             raise DataError("reference: there are no rows")
-        days = counts.windows
-        if not independent and len(days) < MIN_DAYS:
+        layout, sources = counts.layout, [counts] if alike is None else [counts, alike]
+        days = 0 if independent else min(len(set().union(*seen)) for seen in zip(*map(_days, sources), strict=True))
+        if not independent and days < MIN_DAYS:
             expected = f"rows of at least {MIN_DAYS} days, or `independent` if rows of one day are not alike"
-            raise DataError(f"reference: expected {expected}, found {len(days)}")
-        cells = np.zeros((STRATA[strata], counts.layout.size), np.int64)
-        squares = np.zeros(STRATA[strata])
-        first = slice(0, int(counts.layout.offsets[1]))
-        for (day, stratum), counted in counts.values.items():
-            if not 0 <= stratum < STRATA[strata]:
-                raise DataError(f"reference: found stratum {stratum} on {day}, expected strata {strata!r}")
-            cells[stratum] += counted
-            squares[stratum] += float(counted[first].sum()) ** 2
-        rows = cells[:, first].sum(axis=1)
-        icc = np.zeros(len(counts.layout.splits)) if independent else _icc(counts, cells)
+            raise DataError(f"reference: expected {expected}, found {days}")
+        cells = _by_stratum(counts, strata)
+        squares = np.zeros((STRATA[strata], len(layout.features)))
+        for (_, stratum), counted in counts.values.items():
+            squares[stratum] += layout.totals(counted).astype(np.float64) ** 2
+        icc = np.zeros(len(layout.splits)) if independent else _icc(sources, strata)
         return cls(
-            layout=counts.layout,
+            layout=layout,
             strata=strata,
             cells=cells,
-            block_rows=_short(squares / np.maximum(rows, 1)),
+            block_rows=np.ceil(squares / np.maximum(layout.totals(cells), 1)).astype(np.int64),
             icc=icc,
-            days=0 if independent else len(days),
+            days=days,
             epsilon=epsilon,
             floor=floor,
             delta=delta,
@@ -107,8 +109,8 @@ class Reference:
         """From a snapshot's profile alone: independent rows, and shares with the rank error of the sketch."""
         layout = layout_of_profile(profile, columns)
         cells = np.concatenate([_profile_cells(profile, part) for part in layout.features])[None]
-        zeros = np.zeros(len(layout.splits))
-        return cls(layout, "none", cells, np.ones(1), zeros, 0, rank_error=KLL_RANK_ERROR, **tolerances)
+        zeros, ones = np.zeros(len(layout.splits)), np.ones((1, len(layout.features)), np.int64)
+        return cls(layout, "none", cells, ones, zeros, 0, rank_error=KLL_RANK_ERROR, **tolerances)
 
     @property
     def rows(self) -> int:
@@ -128,7 +130,7 @@ class Reference:
         materiality and the sketch's error. Holds together for all of them for a fraction 1-δ of references.
         """
         _, asked = self.layout.answers(self.cells)
-        known = effective(asked, np.minimum(asked, self.block_rows[:, None]), self.icc)
+        known = effective(asked, np.minimum(asked, self.block_rows[:, self.layout.owner]), self.icc)
         risk = float(np.log(2.0 * self.shares.size / self.delta))
         sketched = np.array([split.kind == "edge" for split in self.layout.splits]) * self.rank_error
         slack = materiality(self.shares, self.epsilon, self.floor) + sketched
@@ -142,8 +144,8 @@ class Reference:
                 "version": VERSION,
                 "layout": self.layout.to_dict(),
                 "strata": self.strata,
-                "cells": self.cells.tolist(),
-                "block_rows": self.block_rows.tolist(),
+                "cells": pack_counts(self.cells),
+                "block_rows": pack_counts(self.block_rows),
                 "icc": self.icc.tolist(),
                 "days": self.days,
                 "epsilon": self.epsilon,
@@ -161,16 +163,16 @@ class Reference:
             data: dict[str, Any] = json.loads(text)
             if (version := data["version"]) != VERSION:
                 raise IntegrityError(f"reference: version {version!r} found, {VERSION} expected")
-            layout, arrays = Layout.from_dict(data["layout"]), ("cells", "block_rows", "icc")
-            cells, block_rows, icc = (np.array(data[name], np.float64) for name in arrays)
+            layout, strata = Layout.from_dict(data["layout"]), STRATA[data["strata"]]
+            cells = unpack_counts(data["cells"], (strata, layout.size))
+            block_rows = unpack_counts(data["block_rows"], (strata, len(layout.features)))
+            icc = np.array(data["icc"], np.float64)
             shares = {name: float(data[name]) for name in ("epsilon", "floor", "delta", "rank_error")}
-            strata = STRATA[data["strata"]]
-            shapes = (cells.shape, block_rows.shape, icc.shape)
-            if shapes != ((strata, layout.size), (strata,), (len(layout.splits),)):
-                raise ValueError(f"arrays of shapes {shapes} do not fit {strata} strata of these columns")
+            if icc.shape != (len(layout.splits),):
+                raise ValueError(f"correlations of shape {icc.shape} do not fit {len(layout.splits)} splits")
             if not (cells >= 0).all() or not (block_rows >= 0).all() or not ((icc >= 0) & (icc <= 1)).all():
                 raise ValueError("counts and correlations: expected no negative ones")
-            return cls(layout, data["strata"], cells.astype(np.int64), block_rows, icc, int(data["days"]), **shares)
+            return cls(layout, data["strata"], cells, block_rows, icc, int(data["days"]), **shares)
         except (ValueError, KeyError, TypeError, AttributeError, DataError, ConfigError) as error:
             raise IntegrityError(f"reference: cannot be read ({type(error).__name__}: {error})") from error
 
@@ -179,22 +181,44 @@ class Reference:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def _icc(counts: Counts, cells: NDArray[np.int64]) -> Array:
-    """Per split; of a split that nothing is known about (always or never yes), the largest of its feature."""
-    layout = counts.layout
-    answers, asked = layout.answers(cells)
-    shares = answers / np.maximum(asked, 1.0)
-    days = [counts.of_window(day) for day in counts.windows]
-    seen = [layout.answers(np.sum(list(day.values()), axis=0)) for day in days]
-    expected = [sum(layout.answers(part)[1] * shares[stratum] for stratum, part in day.items()) for day in days]
-    total, known = answers.sum(axis=0), asked.sum(axis=0)
-    share = total / np.maximum(known, 1.0)
-    yes, rows = (np.stack([day[i] for day in seen]) for i in (0, 1))
-    found = intraclass(yes, rows, np.stack(expected), share * (1.0 - share))
+def _days(counts: Counts) -> list[set[str]]:
+    """The days on which each feature was counted."""
+    seen: list[set[str]] = [set() for _ in counts.layout.features]
+    for (day, _), counted in counts.values.items():
+        for feature in np.flatnonzero(counts.layout.totals(counted)).tolist():
+            seen[feature].add(day)
+    return seen
+
+
+def _by_stratum(counts: Counts, strata: Strata) -> NDArray[np.int64]:
+    """Counts of all days, (strata, cells)."""
+    cells = np.zeros((STRATA[strata], counts.layout.size), np.int64)
+    for (day, stratum), counted in counts.values.items():
+        if not 0 <= stratum < len(cells):
+            raise DataError(f"reference: found stratum {stratum} on {day}, expected strata {strata!r}")
+        cells[stratum] += counted
+    return cells
+
+
+def _icc(sources: Sequence[Counts], strata: Strata) -> Array:
+    """Per split, from the days of all sources, each beside its own shares; of a split that nothing is known about
+    (always or never yes), the largest of its feature."""
+    layout, by_day = sources[0].layout, dict[str, Array]()
+    spread, known = np.zeros((2, len(layout.splits)))
+    for counts in sources:
+        answers, asked = layout.answers(_by_stratum(counts, strata))
+        shares = answers / np.maximum(asked, 1.0)
+        for (day, stratum), counted in counts.values.items():
+            yes, rows = layout.answers(counted)
+            by_day[day] = by_day.get(day, np.zeros(())) + np.stack([yes, rows, rows * shares[stratum]])
+        total, asked_of = answers.sum(axis=0), asked.sum(axis=0)
+        share = total / np.maximum(asked_of, 1.0)
+        spread, known = spread + asked_of * share * (1.0 - share), known + asked_of
+    yes, rows, expected = np.stack(list(by_day.values()), axis=1)
+    found = intraclass(yes, rows, expected, spread / np.maximum(known, 1.0))
     largest = np.zeros(len(layout.features))
     np.maximum.at(largest, layout.owner, found)
-    silent = (total == 0) | (total == known)
-    return _short(np.where(silent, largest[layout.owner], found))
+    return _short(np.where(spread == 0.0, largest[layout.owner], found))
 
 
 def _short(values: Array) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymlops.errors import DataError
+from raymlops.monitoring.packing import pack_counts, unpack_counts
 
 Parts: TypeAlias = dict[int, NDArray[Any]]
 """A window's vectors by part: a stratum of time, or a slice of the rows."""
@@ -71,10 +72,17 @@ class OpenWindow:
         self.spent, self.parts = True, {}
 
     def to_dict(self) -> dict[str, Any]:
-        parts = [[part, vector.tolist()] for part, vector in sorted(self.parts.items())]
-        return {"name": self.name, "spent": self.spent, "parts": parts}
+        known = sorted(self.parts.items())
+        vectors: Any = [vector.tolist() for _, vector in known]
+        if known and known[0][1].dtype.kind == "i":
+            vectors = pack_counts(np.stack([vector for _, vector in known]))
+        return {"name": self.name, "spent": self.spent, "parts": [part for part, _ in known], "vectors": vectors}
 
     def load(self, data: Mapping[str, Any], like: NDArray[Any]) -> None:
         """What `to_dict` gave, as vectors of the shape and type of `like`. Raises ValueError when they are not."""
         self.name, self.spent = str(data["name"]), bool(data["spent"])
-        self.parts = {int(part): np.array(vector, like.dtype).reshape(like.shape) for part, vector in data["parts"]}
+        parts, vectors = [int(part) for part in data["parts"]], data["vectors"]
+        if isinstance(vectors, str):
+            vectors = unpack_counts(vectors, (len(parts), *like.shape))
+        known = zip(parts, vectors, strict=True)
+        self.parts = {part: np.array(vector, like.dtype).reshape(like.shape) for part, vector in known}

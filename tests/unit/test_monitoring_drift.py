@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raymlops.errors import ConfigError, DataError, IntegrityError
-from raymlops.monitoring import Counts, DriftDetector, DriftFinding, Reference, layout_of_rows
+from raymlops.monitoring import Counts, DriftDetector, DriftFinding, Layout, Reference, layout_of_rows
 from raymlops.monitoring.bets import STEPS, SplitBets
 from raymlops.monitoring.detector import ShiryaevRoberts
 
@@ -243,3 +243,39 @@ def test_strata_make_a_daily_cycle_normal() -> None:
     assert any(finding.alarm for finding in found)
     again = DriftDetector.from_json(detector.to_json(), made)
     assert again.to_json() == detector.to_json()
+
+
+def test_an_odd_day_does_not_date_a_change_that_comes_later(reference: Reference) -> None:
+    detector = DriftDetector(reference)
+    odd, usual = frame(PER_DAY, 1, shift=4.0), [frame(PER_DAY, 2 + day) for day in range(30)]
+    quiet = feed(detector, *usual[:5], odd, *usual)  # the odd day is 2025-01-06
+    assert not any(finding.alarm for finding in quiet)
+    found = feed(detector, *(frame(PER_DAY, 50 + day, shift=0.6) for day in range(8)), start=36)
+    moved = next(finding for finding in found if finding.alarm).moved[0]
+    assert moved.feature == "age" and "2025-02-05" <= moved.since <= "2025-02-07"
+
+
+def test_features_may_be_counted_on_different_rows() -> None:
+    """Predictions on fewer rows, inputs on others: shares, tolerances and what was expected are each feature's own."""
+    rng = np.random.default_rng(0)
+    inputs, answers = pa.table({"x": rng.normal(size=28_000)}), pa.table({"prediction": rng.normal(size=7_000)})
+    layout = layout_of_rows(inputs, None, answers)
+    counts = Counts.by_day(layout_of_rows(inputs), inputs, days(28_000, 28)).placed(layout)
+    fresh = days(7_000, 7) + np.timedelta64(28, "D")
+    counts.merge(Counts.by_day(Layout(layout.features[1:]), answers, fresh).placed(layout))
+    with pytest.raises(DataError, match=r"at least 14 days.*found 7"):
+        Reference.of_counts(counts)
+    seen = pa.table({"prediction": rng.normal(size=28_000)})  # rows that the model was fitted on
+    alike = Counts.by_day(Layout(layout.features[1:]), seen, days(28_000, 28)).placed(layout)
+    made = Reference.of_counts(counts, alike=alike)
+    assert made.layout.totals(made.cells).tolist() == [[28_000, 7_000]] and made.days == 28
+    low, high = made.bounds
+    width = (high - low)[0]
+    middle = [[s.label for s in layout.splits if s.feature == name][7] for name in ("x", "prediction")]
+    at = [next(i for i, s in enumerate(layout.splits) if s.label == label) for label in middle]
+    assert width[at[1]] > width[at[0]], "fewer rows say less"
+    detector = DriftDetector(made)
+    day = [pa.table({"x": rng.normal(size=500), "prediction": rng.normal(0.7 * (n >= 5), 1, 500)}) for n in range(9)]
+    alarm = next(finding for finding in feed(detector, *day, start=60) if finding.alarm)
+    [moved] = alarm.moved
+    assert moved.feature == "prediction" and moved.shift == pytest.approx(0.7, abs=0.1) and moved.expected > moved.found

@@ -266,3 +266,10 @@ def test_a_loss_model_expects_more_loss_where_the_model_errs_more() -> None:
         LossModel.fit(layout, rows.slice(0, 3), [1.0, 2.0, 3.0])
     with pytest.raises(IntegrityError, match="loss model: cannot be read"):
         LossModel.from_dict({"digest": "x"})
+
+
+def test_an_odd_day_does_not_date_a_degradation_that_comes_later() -> None:
+    detector = LossDetector(levels())
+    found = feed(detector, [0.1] * 5 + [0.9] + [0.1] * 30 + [0.2] * 10)
+    worse = next(finding for finding in found if finding.alarm).worse[0]
+    assert "2025-035" <= worse.since <= "2025-037"
