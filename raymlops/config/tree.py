@@ -11,7 +11,7 @@ from raymlops.config.data import DataConfig, TimeSplit
 from raymlops.config.features import FeaturesConfig
 from raymlops.config.gate import GateConfig
 from raymlops.config.labels import LabelsConfig
-from raymlops.config.monitoring import MonitoringConfig
+from raymlops.config.monitoring import BY_PREDICTION, MonitoringConfig
 from raymlops.config.retraining import RetrainingConfig
 from raymlops.config.rollout import RolloutConfig
 from raymlops.config.serving import ServingConfig
@@ -91,6 +91,27 @@ class Config(Node):
             raise ValueError(
                 f"train.loss: {self.train.loss!r} does not fit task {self.task}; allowed: {', '.join(losses)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _monitors_fit_the_data(self) -> Config:
+        if self.task == "regression" and self.monitoring.performance.loss == "log_loss":
+            raise ValueError("monitoring.performance.loss: found log_loss, expected error, the one for regression")
+        known, watched = self.features.raw_columns(), self.monitoring
+        shown = ", ".join(known[:20]) + ("…" if len(known) > 20 else "")
+        if unknown := [name for name in watched.drift.columns or () if name not in known]:
+            unknown_names = ", ".join(unknown)
+            raise ValueError(
+                f"monitoring.drift.columns: found {unknown_names}, expected columns that the features read: {shown}"
+            )
+        if watched.time != BY_PREDICTION:
+            if watched.time not in known:
+                expected = f"{BY_PREDICTION!r} or a column that the features read: {shown}"
+                raise ValueError(f"monitoring.time: found {watched.time!r}, expected {expected}")
+            if watched.time in self.serving.log.redact:
+                raise ValueError(
+                    f"monitoring.time: {watched.time!r} is not logged, because serving.log.redact names it"
+                )
         return self
 
     @property

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -92,9 +92,12 @@ class Snapshot:
 
     def table(self, part: str) -> pa.Table:
         """Raw rows of a part in canonical order."""
-        files = self.manifest["files"]
-        names = sorted(name for name in files if name.startswith(f"rows/{part}-"))
-        return pa.concat_tables(pq.read_table(io.BytesIO(self._read(name))) for name in names)
+        return pa.concat_tables(self.tables(part))
+
+    def tables(self, part: str) -> Iterator[pa.Table]:
+        """The same, a shard at a time."""
+        for name in sorted(name for name in self.manifest["files"] if name.startswith(f"rows/{part}-")):
+            yield pq.read_table(io.BytesIO(self._read(name)))
 
     def _read(self, name: str) -> bytes:
         path = f"{directory(self.hash)}/{self.manifest['directory']}/{name}"

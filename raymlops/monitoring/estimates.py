@@ -13,14 +13,15 @@ from raymlops.config.tree import Config
 from raymlops.errors import StoreError
 from raymlops.features.rows import Rows
 from raymlops.monitoring.calibration import Calibration, expected_metrics
+from raymlops.monitoring.cells import Layout
+from raymlops.monitoring.day_rows import inputs_of
 from raymlops.monitoring.loss_model import LossModel
-from raymlops.monitoring.references import PREDICTION, References, with_prediction
+from raymlops.monitoring.references import References, watched_rows
+from raymlops.monitoring.row_losses import PREDICTION, PROBABILITY, row_errors
 from raymlops.store import Store
 
 if TYPE_CHECKING:
     from raymlops.registry.versions import VersionRef
-
-PROBABILITY = "probability_"
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,12 @@ class Estimate:
     method: str
     """For readers: how, and how much to make of it."""
     expected: Callable[[pa.Table], float]
-    """Mean loss in [0, 1] of answered rows, inputs under their own names and outputs as `output.…`; NaN if unknown."""
+    """Mean loss in [0, 1] of answered rows, columns as in the prediction log; NaN if unknown."""
 
 
 def estimate_of(config: Config, store: Store, version: VersionRef, references: References) -> Estimate | None:
-    """A loss model on the cells of the drift monitor for regression (None without drift reference), CBPE for classes.
+    """A loss model on the cells of the drift monitor for regression (None without drift reference), CBPE for
+    wrong classes (None for log loss).
 
     Scores the holdout. Raises StoreError when the snapshot is gone, DataError when the holdout is too small.
     """
@@ -44,15 +46,16 @@ def estimate_of(config: Config, store: Store, version: VersionRef, references: R
         raise StoreError(f"{version.uri}: its package does not name the snapshot that it was trained on")
     holdout = Snapshot.open(store, name).table("holdout")
     answers = package.predict(holdout.to_pandas())
-    predicted, target = answers[PREDICTION].to_numpy(), holdout.column(config.data.target)
-    actual = Rows.of(holdout).numbers(config.data.target) if config.task == "regression" else target
-    losses = references.losses(config, predicted, actual)
+    errors = row_errors(config, Rows.of(answers).columns, holdout.column(config.data.target), holdout.num_rows)
+    losses = references.losses(errors)
+    if config.monitoring.performance.loss == "log_loss":
+        return None
     if config.task != "regression":
         scores = [column for column in answers.columns if column.startswith(PROBABILITY)]
         return by_calibration(answers[scores].to_numpy(float).max(axis=1), losses)
     if references.drift is None:
         return None
-    return by_loss_model(references.drift.layout, holdout, predicted, losses)
+    return by_loss_model(references.drift.layout, holdout, answers[PREDICTION].to_numpy(), losses, references.answer)
 
 
 def by_calibration(confidence: Any, losses: Any) -> Estimate:
@@ -71,15 +74,17 @@ def by_calibration(confidence: Any, losses: Any) -> Estimate:
     return Estimate("the expected share of wrong classes, from scores calibrated on the holdout (CBPE).", expected)
 
 
-def by_loss_model(layout: Any, holdout: pa.Table, predicted: Any, losses: Any) -> Estimate:
-    """From labelled rows, what was predicted for them, and their losses, each (n,)."""
-    columns = [cells.name for cells in layout.features if cells.name != PREDICTION]
-    model = LossModel.fit(layout, with_prediction(holdout, columns, predicted), losses)
+def by_loss_model(layout: Layout, holdout: pa.Table, predicted: Any, losses: Any, answer: str = PREDICTION) -> Estimate:
+    """From labelled rows, inputs under their own names, what was predicted for them, and their losses, each (n,).
+
+    `answer` is what the layout calls the prediction."""
+    columns = [cells.name for cells in layout.features]
+    model = LossModel.fit(layout, watched_rows(columns, answer, holdout, predicted), losses)
 
     def expected(rows: pa.Table) -> float:
         if not rows.num_rows:
             return float("nan")
-        watched = with_prediction(rows, columns, rows.column(f"output.{PREDICTION}"))
+        watched = watched_rows(columns, answer, inputs_of(rows), rows.column(f"output.{PREDICTION}"))
         return model.expected(layout, layout.count(Rows.of(watched))[0])
 
     explained = max(model.explained, 0.0)

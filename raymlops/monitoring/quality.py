@@ -94,8 +94,8 @@ class QualityLimits:
     """Of rows that break a rule about single rows, or hold an unseen value."""
     max_age: timedelta | None = None
     """Of the newest row."""
-    rows: tuple[int, int] | None = None
-    """Least and most rows of a window."""
+    rows: tuple[int, int | None] | None = None
+    """Least and most rows of a window; None for the second where there may be any number."""
 
 
 def volume_limits(rows: Sequence[int]) -> tuple[int, int]:
@@ -121,15 +121,24 @@ def quality_violations(
             if check == "unseen":
                 observed += f", such as {', '.join(counts.examples.get(column, ()))}"
             found.append(Violation(column, check, _rule(rule, check, allowed), observed))
-    if limits.rows is not None and not limits.rows[0] <= counts.rows <= limits.rows[1]:
-        found.append(Violation("(rows)", "volume", "{:,} to {:,} rows".format(*limits.rows), f"{counts.rows:,} rows"))
+    return found + volume_violations(counts.rows, counts.newest, limits, now)
+
+
+def volume_violations(rows: int, newest: datetime | None, limits: QualityLimits, now: datetime) -> list[Violation]:
+    """Whether a window has too few or too many rows, or its newest is too old."""
+    found = []
+    if limits.rows is not None:
+        least, most = limits.rows
+        if rows < least or (most is not None and rows > most):
+            allowed = f"at least {least:,} rows" if most is None else f"{least:,} to {most:,} rows"
+            found.append(Violation("(rows)", "volume", allowed, f"{rows:,} rows"))
     if limits.max_age is not None:
-        allowed_age = f"newest row at most {limits.max_age} old"
-        if counts.newest is None:
-            found.append(Violation("(rows)", "freshness", allowed_age, "no row"))
-        elif now - counts.newest > limits.max_age:
-            observed = f"{now - counts.newest} old (newest {counts.newest.isoformat()})"
-            found.append(Violation("(rows)", "freshness", allowed_age, observed))
+        allowed = f"newest row at most {limits.max_age} old"
+        if newest is None:
+            found.append(Violation("(rows)", "freshness", allowed, "no row"))
+        elif now - newest > limits.max_age:
+            observed = f"{now - newest} old (newest {newest.isoformat()})"
+            found.append(Violation("(rows)", "freshness", allowed, observed))
     return found
 
 

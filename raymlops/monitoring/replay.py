@@ -148,7 +148,8 @@ class SkewReport:
     examples: list[str]
     """Ids of up to five predictions that differ."""
     unknown: list[str]
-    """Versions that are not registered any more; their rows were not replayed."""
+    """Versions that are not registered any more, or that read columns which the log does not keep; their rows were not
+    replayed."""
     reason: str | None
     """Why a version could not read rows that the endpoint had read; all of its rows count as different."""
 
@@ -172,6 +173,9 @@ def replay_skew(store: Store, config: Config, table: pa.Table) -> SkewReport:
         try:
             package = find_version(where, f"{config.name}/{version}").load()
         except RaymlopsError:
+            unknown.append(version)
+            continue
+        if not set(config.serving.log.redact).isdisjoint(package.config.features.raw_columns()):
             unknown.append(version)
             continue
         rows += mine.num_rows

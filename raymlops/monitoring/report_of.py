@@ -7,19 +7,20 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from raymlops.config.monitoring import BY_PREDICTION
 from raymlops.config.tree import Config
 from raymlops.errors import DataError, RaymlopsError, StoreError
 from raymlops.monitoring.attribution import Moved
+from raymlops.monitoring.day_rows import labelled_rows, logged_rows
 from raymlops.monitoring.drift import DriftFinding
 from raymlops.monitoring.estimates import Estimate, estimate_of
 from raymlops.monitoring.label_state import joined_until
 from raymlops.monitoring.label_status import label_status
-from raymlops.monitoring.labelled import read_labelled
 from raymlops.monitoring.references import References, references_of, settings_digest
 from raymlops.monitoring.report import Alarm, ReportData
 from raymlops.monitoring.report_sums import ReportSums, days_of
 from raymlops.monitoring.signals import Observation
-from raymlops.monitoring.watch import observe, read_logged
+from raymlops.monitoring.watch import observe
 from raymlops.monitoring.watch_state import WatchState
 from raymlops.registry.versions import VersionRef
 from raymlops.store import Store
@@ -44,12 +45,12 @@ def report_of(config: Config, base: Path, store: Store, *, since: datetime, now:
         raise RaymlopsError(f"{name}: the champion changed while the report was made; run it again")
     references = references_of(config, store, found)
     estimate, notes = _estimate(config, store, found, references)
-    first = since.astimezone(UTC).date().isoformat() if config.monitoring.time == "prediction" else "0001-01-01"
+    first = since.astimezone(UTC).date().isoformat() if config.monitoring.time == BY_PREDICTION else "0001-01-01"
     contract = current_contract(config, base, store)
     sums = ReportSums(config, found.version, references, contract, estimate, first)
     for start, end in days_of(since, now):
-        sums.logged(read_logged(store, name, start, end))
-        sums.labelled(read_labelled(store, name, start, end))
+        sums.logged(logged_rows(store, config, start, end))
+        sums.labelled(labelled_rows(store, config, start, end))
     state = WatchState.read(store, name, found.version, settings_digest(config))
     days = sums.days()
     last = max((day.day for day in days), default=now.astimezone(UTC).date().isoformat())
@@ -67,7 +68,7 @@ def report_of(config: Config, base: Path, store: Store, *, since: datetime, now:
         signals=seen.signals,
         alarms=sorted(_alarms(config, store, seen, shown), key=lambda alarm: alarm.day),
         days=days,
-        labels=label_status(store, name, since, now, config.gate.slices, config.gate.max_slices),
+        labels=label_status(store, name, since, now, _logged_slices(config), config.gate.max_slices),
         joined_until=joined_until(store, name),
         registered=None if level is None else scale * level.mean,
         limit=None if level is None else scale * level.limit,
@@ -77,13 +78,25 @@ def report_of(config: Config, base: Path, store: Store, *, since: datetime, now:
         distance_rows=f"{rows:,} rows of {late} to {last}",
         slices=sums.slices(),
         estimated_by="" if estimate is None else estimate.method,
-        notes=[*references.notes, *notes],
+        notes=[*references.notes, *notes, *_late(state)],
     )
+
+
+def _logged_slices(config: Config) -> list[str]:
+    kept = set(config.features.raw_columns()) - set(config.serving.log.redact)
+    return [name for name in config.gate.slices if name in kept]
+
+
+def _late(state: WatchState) -> list[str]:
+    """What came too late to be judged, where days are those of a column."""
+    found = (("predictions", state.input_parts.late), ("labels", state.label_parts.late))
+    return [f"{late:,} {what} came when their day had been judged, or have no time" for what, late in found if late]
 
 
 def _unit(config: Config, scale: float) -> str:
     if config.task != "regression":
-        return "share of wrong classes"
+        wrong = config.monitoring.performance.loss == "error"
+        return "share of wrong classes" if wrong else f"log loss of a row, counted up to {scale:.4g}"
     return f"absolute error of {config.data.target}, counted up to {scale:.4g}"
 
 
@@ -113,6 +126,8 @@ def _alarms(config: Config, store: Store, seen: Observation, first: str) -> Iter
                 yield Alarm(day, version, "drift", open_now.get("drift", "") if version == seen.version else "")
             if line.get("quality"):
                 yield Alarm(day, version, "quality", "; ".join(line["quality"]))
+            if line.get("labels"):
+                yield Alarm(day, version, "labels", "; ".join(line["labels"]))
 
 
 def _drift(state: WatchState, first: str) -> Iterator[DriftFinding]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 9.4, 3.4
 LEFT, BEFORE = (ACCENT, *SERIES[2:]), 5
 """Colours of versions, SECOND being kept for alarms; versions that are named at most."""
-MARKS = {"degradation": "v", "drift": "D", "quality": "X", "estimate": "o"}
+MARKS = {"degradation": "v", "drift": "D", "quality": "X", "labels": "P", "estimate": "o"}
 UNITS = ((2 * 86_400.0, 86_400.0, "days"), (2 * 3_600.0, 3_600.0, "hours"), (120.0, 60.0, "minutes"))
 
 

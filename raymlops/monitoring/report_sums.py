@@ -16,13 +16,16 @@ from raymlops.data.contract import Contract
 from raymlops.monitoring.attribution import CellShare, Moved, normal_shift
 from raymlops.monitoring.cells import NumericCells
 from raymlops.monitoring.counts import Counts
+from raymlops.monitoring.day_rows import clock, day_names, inputs_of
 from raymlops.monitoring.display import distances
 from raymlops.monitoring.estimates import Estimate
+from raymlops.monitoring.label_shape import OUTPUT
 from raymlops.monitoring.losses import OVERALL, slice_masks
+from raymlops.monitoring.quality_days import typed
 from raymlops.monitoring.reference import Reference
-from raymlops.monitoring.references import PREDICTION, References, with_prediction
+from raymlops.monitoring.references import References
 from raymlops.monitoring.report import Distance, SliceLoss, VersionDay
-from raymlops.monitoring.verdicts import OUTPUT, answers_and_labels, clock, typed
+from raymlops.monitoring.row_losses import PREDICTION, labelled_errors
 
 Pair = tuple[float, float]
 """Rows, and a sum over them."""
@@ -46,7 +49,7 @@ class ReportSums:
     """Day → counts (cells,) of the champion's rows."""
 
     def logged(self, table: pa.Table) -> None:
-        """Answered rows, inputs under their own names."""
+        """Answered rows of the log."""
         for day, version, rows in self._parts(table):
             self.predictions[day, version] += rows.num_rows
             if version == self.version:
@@ -57,18 +60,17 @@ class ReportSums:
         if not self.config.monitoring.performance.enabled:
             return
         for day, version, rows in self._parts(table):
-            losses = self.references.scale * self.references.losses(self.config, *answers_and_labels(self.config, rows))
+            losses = self.references.scale * self.references.losses(labelled_errors(self.config, rows))
             _add(self.losses, (day, version), losses)
             if version == self.version:
                 everything = {OVERALL: np.ones(len(losses), bool)}
-                for name, mask in (everything | slice_masks(rows, self.references.slices)).items():
+                for name, mask in (everything | slice_masks(inputs_of(rows), self.references.slices)).items():
                     _add(self.by_slice, name, losses[mask])
 
     def _champion(self, day: str, rows: pa.Table) -> None:
         drift = self.references.drift
         if drift is not None:
-            columns = [cells.name for cells in drift.layout.features if cells.name != PREDICTION]
-            watched = with_prediction(rows, columns, rows.column(OUTPUT))
+            watched = self.references.watched(inputs_of(rows), rows.column(OUTPUT + PREDICTION))
             found = Counts.of(drift.layout, watched, day).total()
             self.cells[day] = self.cells.get(day, np.zeros_like(found)) + found
         if self.estimate is not None and np.isfinite(expected := self.estimate.expected(rows)):
@@ -77,8 +79,7 @@ class ReportSums:
     def _parts(self, table: pa.Table) -> Iterator[tuple[str, str, pa.Table]]:
         if not table.num_rows:
             return
-        times = clock(self.config, table)
-        names = np.where(np.isnat(times), "", np.datetime_as_string(times, unit="D"))
+        names = day_names(clock(self.config, table))
         versions = np.array(table.column("version").to_pylist(), dtype=object)
         for day, version in sorted({*zip(names.tolist(), versions.tolist(), strict=True)}):
             if day >= self.first:

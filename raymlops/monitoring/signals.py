@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from raymlops.errors import IntegrityError
 
-Kind: TypeAlias = Literal["degradation", "drift", "quality", "estimate"]
+Kind: TypeAlias = Literal["degradation", "drift", "quality", "labels", "estimate"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

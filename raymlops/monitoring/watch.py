@@ -9,32 +9,39 @@ written when the look is over, so one that was killed is repeated and finds the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from raymlops.config.monitoring import BY_PREDICTION
 from raymlops.config.tree import Config
 from raymlops.errors import RaymlopsError
-from raymlops.features.rows import Rows
-from raymlops.monitoring.label_shape import INPUT
+from raymlops.monitoring.day_rows import (
+    OPEN_DAYS,
+    PartsSeen,
+    Read,
+    days_between,
+    days_of_column,
+    days_of_predictions,
+    labelled_rows,
+    later,
+    logged_rows,
+    of_version,
+)
 from raymlops.monitoring.label_state import joined_until
-from raymlops.monitoring.label_units import answered
-from raymlops.monitoring.labelled import labelled_path, read_labelled
+from raymlops.monitoring.labelled import labelled_path
 from raymlops.monitoring.references import references_of, settings_digest
 from raymlops.monitoring.signals import KINDS, Observation
 from raymlops.monitoring.verdicts import Judge
 from raymlops.monitoring.watch_state import WatchState
-from raymlops.serving.prediction_reader import predictions_path, read_predictions
+from raymlops.serving.prediction_reader import predictions_path
+from raymlops.serving.prediction_table import HEAD
 from raymlops.store import Store
 
 CLOSED_AFTER = timedelta(minutes=5)
 """After the end of a day, for what replicas have yet to write."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-Read = Callable[[Store, str, datetime, datetime], pa.Table]
 
 
 def observe(config: Config, base: Path, store: Store, *, now: datetime) -> Observation:
@@ -52,69 +59,87 @@ def observe(config: Config, base: Path, store: Store, *, now: datetime) -> Obser
     name, version = config.name, found.version
     references = references_of(config, store, found)
     state = WatchState.read(store, name, version, settings_digest(config))
-    judge = Judge(config, store, references, current_contract(config, base, store), state, now)
-    rows = labelled = 0
-    until = _day_before(now - CLOSED_AFTER)
-    for day, table in _days(config, store, version, predictions_path(name), read_logged, state.inputs_until, until):
-        judge.inputs(day, table)
-        rows, state.inputs_until = rows + table.num_rows, _next(day)
-    joined = joined_until(store, name)
-    if joined is not None:
-        until = _day_before(min(joined, now) - config.monitoring.label_delay)
-        for day, table in _days(config, store, version, labelled_path(name), read_labelled, state.labels_until, until):
-            judge.losses(day, table)
-            labelled, state.labels_until = labelled + table.num_rows, _next(day)
+    judge = Judge(config, store, references, current_contract(config, base, store), state)
+    look = Look(config, store, version, now)
+    rows = look.inputs(state, judge)
+    labelled = look.losses(state, judge)
     judge.done()
-    state.newest = max([state.newest, *_stored_days(store, predictions_path(name))])
+    state.newest = max([state.newest, *look.stored(predictions_path(name))])
     state.write(store, name, version)
     watched = [kind for kind in KINDS if judge.watches(kind)]
     signals = [state.signal(kind, version) for kind in watched]
     return Observation(name, version, now.timestamp(), signals, rows, labelled, state.newest or None)
 
 
-def read_logged(store: Store, endpoint: str, since: datetime, until: datetime) -> pa.Table:
-    """Answered rows of the log, inputs under their own names."""
-    table = answered(read_predictions(store, endpoint, since, until))
-    return table.rename_columns([name.removeprefix(INPUT) for name in table.column_names])
+class Look:
+    """Finds the days that are new and gives them to the judge."""
+
+    def __init__(self, config: Config, store: Store, version: str, now: datetime) -> None:
+        self._config, self._store, self._version, self._now = config, store, version, now
+
+    def inputs(self, state: WatchState, judge: Judge) -> int:
+        """Judges the days that have ended; the number of the version's rows."""
+        until, last, rows = _day_of(self._now - CLOSED_AFTER), "", 0
+        expected, silence = state.inputs_until, judge.quality.judges_silence
+        root = predictions_path(self._config.name)
+        for day, table in self._days(logged_rows, root, expected, until, state.input_parts, until):
+            mine, last = of_version(table, self._version), day
+            if not expected and not mine.num_rows:
+                continue
+            if silence:
+                self._silent(judge, expected or day, day)
+            judge.inputs(day, mine, table)
+            rows, expected = rows + mine.num_rows, later(day, 1)
+        if silence and (expected or last):
+            # The endpoint has answered before, by this version or by another one.
+            expected = expected or later(last, 1)
+            self._silent(judge, expected, until)
+            expected = max(expected, until)
+        state.inputs_until = expected
+        if not expected:
+            state.input_parts = PartsSeen()
+        return rows
+
+    def losses(self, state: WatchState, judge: Judge) -> int:
+        """Judges the days whose labels are due; the number of the version's labelled rows."""
+        joined, labelled = joined_until(self._store, self._config.name), 0
+        if joined is None:
+            return 0
+        until = _day_of(min(joined, self._now) - self._config.monitoring.label_delay)
+        complete = _day_of(min(joined, self._now) - self._config.labels.max_delay)
+        root = labelled_path(self._config.name)
+        days = self._days(self._labelled, root, state.labels_until, until, state.label_parts, complete)
+        for day, table in days:
+            judge.losses(day, table)
+            labelled, state.labels_until = labelled + table.num_rows, later(day, 1)
+        judge.labels(until)
+        if not state.labels_until:
+            state.label_parts = PartsSeen()
+        return labelled
+
+    def _labelled(self, store: Store, config: Config, since: datetime, until: datetime) -> pa.Table:
+        return of_version(labelled_rows(store, config, since, until), self._version)
+
+    def stored(self, root: str) -> list[str]:
+        """Days (UTC) of predictions, below a folder of `date=…`."""
+        names = self._store.list(root)
+        return sorted(name.removeprefix("date=") for name in names if name.startswith("date="))
+
+    def _days(
+        self, read: Read, root: str, since: str, until: str, seen: PartsSeen, closed: str
+    ) -> Iterator[tuple[str, pa.Table]]:
+        stored = self.stored(root)
+        if self._config.monitoring.time == BY_PREDICTION:
+            return days_of_predictions(self._store, self._config, read, stored, since, until)
+        return days_of_column(self._store, self._config, read, stored, since, until, seen, closed)
+
+    def _silent(self, judge: Judge, first: str, until: str) -> None:
+        """Days without an answer; of a long gap only the first, for clocks that jump."""
+        for day in days_between(first, until)[:OPEN_DAYS]:
+            judge.silence(day, HEAD.empty_table())
 
 
-def _days(
-    config: Config, store: Store, version: str, root: str, read: Read, since: str, until: str
-) -> Iterator[tuple[str, pa.Table]]:
-    """Days in [since, until) that have rows of the version, in order; one day is in memory at a time."""
-    if config.monitoring.time == "prediction":
-        for day in _stored_days(store, root):
-            if since <= day < until:
-                start = datetime.fromisoformat(day).replace(tzinfo=UTC)
-                table = _of_version(read(store, config.name, start, start + timedelta(days=1)), version)
-                if table.num_rows:
-                    yield day, table
-        return
-    # Days of a column: a row of any of them may have been logged at any time, so all that was logged is looked at.
-    table = _of_version(read(store, config.name, _EPOCH, datetime.now(UTC) + timedelta(days=1)), version)
-    if not table.num_rows:
-        return
-    times = Rows.of(table).times(config.monitoring.time)
-    names = np.where(np.isnat(times), "", np.datetime_as_string(times, unit="D"))
-    for day in sorted({str(name) for name in names.tolist()} - {""}):
-        if since <= day < until:
-            yield day, table.filter(pa.array(names == day))
-
-
-def _stored_days(store: Store, root: str) -> list[str]:
-    """Days (UTC) of predictions, below a folder of `date=…`."""
-    return sorted(name.removeprefix("date=") for name in store.list(root) if name.startswith("date="))
-
-
-def _of_version(table: pa.Table, version: str) -> pa.Table:
-    return table.filter(pc.equal(table.column("version"), version)) if table.num_rows else table
-
-
-def _next(day: str) -> str:
-    return (date.fromisoformat(day) + timedelta(days=1)).isoformat()
-
-
-def _day_before(moment: datetime) -> str:
+def _day_of(moment: datetime) -> str:
     """The first day that has not ended at a moment: days before it are closed."""
     today: date = moment.astimezone(UTC).date()
     return today.isoformat()

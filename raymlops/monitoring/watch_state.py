@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from raymlops.errors import IntegrityError
+from raymlops.monitoring.day_rows import PartsSeen
 from raymlops.monitoring.signals import Kind, Signal
 from raymlops.store import Store
 
-FORMAT = 1
+FORMAT = 2
 OPEN_DAYS = 56
 """Judged days after which an incident without another alarm is closed."""
 MOST_DAYS = 800
@@ -47,6 +49,13 @@ class WatchState:
     """First day whose inputs were not judged; empty before the first look."""
     labels_until: str = ""
     """The same for losses."""
+    coverage_until: str = ""
+    """The same for coverage and delay of labels."""
+    input_parts: PartsSeen = field(default_factory=PartsSeen)
+    """Days of the log that were read, where days are those of a column."""
+    label_parts: PartsSeen = field(default_factory=PartsSeen)
+    answered_until: str = ""
+    """Time of the last answer of the endpoint that was judged, ISO 8601; empty before the first."""
     newest: str = ""
     """Last day with predictions, closed or not."""
     drift: str | None = None
@@ -57,19 +66,22 @@ class WatchState:
     latest: dict[Kind, dict[str, Any]] = field(default_factory=dict)
     """Window, reason and numbers of each kind's newest verdict."""
     days: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Day → rows, labelled, loss, drift, quality: what reports draw."""
+    """Day → rows, labelled, loss, drift, quality: what reports draw, and nothing is judged by."""
 
     @classmethod
     def read(cls, store: Store, endpoint: str, version: str, settings: str) -> WatchState:
-        """A fresh one when there is none, or when settings have changed since. Raises IntegrityError."""
+        """A fresh one when there is none, when settings have changed since, or when it is kept in another form: then
+        all days are judged anew. Raises IntegrityError."""
         path = state_path(endpoint, version)
         if not store.exists(path):
             return cls(settings)
         try:
             data = json.loads(store.read(path))
             if data.pop("format") != FORMAT:
-                raise ValueError("of another format")
+                return cls(settings)
             data["incidents"] = {kind: Incident(**row) for kind, row in data["incidents"].items()}
+            for parts in ("input_parts", "label_parts"):
+                data[parts] = PartsSeen(**data[parts])
             found = cls(**data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             where = store.location(path)
@@ -80,11 +92,19 @@ class WatchState:
         for day in sorted(self.days)[:-MOST_DAYS]:
             del self.days[day]
         content = {"format": FORMAT, **asdict(self)}
-        store.write(state_path(endpoint, version), json.dumps(content).encode())
+        store.write(state_path(endpoint, version), json.dumps(content, separators=(",", ":")).encode())
 
     def day(self, name: str) -> dict[str, Any]:
         """The line of a day, to be added to."""
         return self.days.setdefault(name, {})
+
+    def answered(self, newest: datetime | None) -> None:
+        """The time of the newest answer of a day that was judged."""
+        if newest is not None:
+            self.answered_until = max(self.answered_until, newest.astimezone(UTC).isoformat(timespec="microseconds"))
+
+    def last_answer(self) -> datetime | None:
+        return datetime.fromisoformat(self.answered_until) if self.answered_until else None
 
     def judged(self, kind: Kind, window: str, reason: str, numbers: dict[str, Any]) -> None:
         """A window without an alarm."""

@@ -68,7 +68,7 @@ class World:
             scored = {"prediction": answers[n : n + 1]}
             records.append(Record(at, key, "1", "champion", 0.0, n, one, scored, 1, 0.001, "ok"))
             told.append(Label(float(labels.iloc[n]), prediction_id=key, at=at + 60).row(at + 60))
-        writer = PartWriter(self.store, name, f"r{self.days}", frozenset())
+        writer = PartWriter(self.store, name, f"r{self.days}", frozenset(self.config.serving.log.redact))
         for _, part in writer.encode(records)[0]:
             writer.write(part)
         LabelWriter(self.store, name).write(told)
@@ -186,3 +186,16 @@ def test_the_report_says_what_the_look_found(world: World) -> None:
     moved, x = data.moved[0], next(row for row in data.distances if row.feature == "x")
     assert moved.shift is not None and moved.shift > 0.5 and x.psi > 0.2 and x.wasserstein is not None
     assert render_report(data).count("<svg") == 4 + len(data.moved)
+
+
+def test_what_the_log_does_not_keep_is_not_watched_and_said(world: World) -> None:
+    world.config = config_of(world.base, "storage", gate__slices=["group", "id"], serving__log__redact=["z"])
+    for _ in range(3):
+        world.day()
+    seen = world.look()
+    assert seen.alarms == [] and signal(seen, "degradation").window == "2031-03-02"
+    start = datetime(FIRST.year, FIRST.month, FIRST.day, tzinfo=UTC)
+    data = report_of(world.config, world.base, world.store, since=start, now=start + timedelta(days=3.005))
+    assert {row.feature for row in data.distances} == {"x", "group", "prediction"}
+    assert {row.name for row in data.slices} == {"(all)", "group=a", "group=b", "group=c"}
+    assert [note.partition(" are not")[0] for note in data.notes] == ["inputs: z", "slices: id"]

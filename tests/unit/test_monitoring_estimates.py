@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from label_cases import config_of
 
+from raymlops.errors import ConfigError
 from raymlops.monitoring.building import layout_of_rows
 from raymlops.monitoring.estimates import by_calibration, by_loss_model
+from raymlops.monitoring.references import References
+from raymlops.monitoring.row_losses import LOG_LOSS_SCALE, labelled_errors
 
 
 def test_unsure_scores_are_expected_to_be_wrong_more_often() -> None:
@@ -34,7 +38,27 @@ def test_inputs_that_move_to_where_errors_are_large_raise_the_expected_loss() ->
 
     def day(shift: float) -> pa.Table:
         moved = draw.normal(shift, 1.0, 3000)
-        return pa.table({"x": moved, "output.prediction": 2 * moved})
+        return pa.table({"input.x": moved, "output.prediction": 2 * moved})
 
     assert estimate.expected(day(0.0)) == pytest.approx(losses.mean(), abs=0.03)
     assert estimate.expected(day(2.0)) > 0.35
+
+
+def test_log_loss_is_counted_up_to_a_stated_bound() -> None:
+    config = config_of("multiclass", monitoring={"performance": {"loss": "log_loss"}})
+    table = pa.table(
+        {
+            "output.prediction": ["a", "b", "a", "a"],
+            "output.probability_a": [0.5, 0.2, 0.999, 0.9],
+            "output.probability_b": [0.5, 0.8, 0.001, None],
+            "fare": ["a", "b", "b", "c"],  # a class that the model does not know
+        }
+    )
+    errors = labelled_errors(config, table)
+    assert errors[:3] == pytest.approx(-np.log([0.5, 0.8, 0.001])) and errors[3] > 30
+    losses = References(None, None, LOG_LOSS_SCALE, {}, []).losses(errors)
+    assert losses == pytest.approx([np.log(2) / LOG_LOSS_SCALE, -np.log(0.8) / LOG_LOSS_SCALE, 1.0, 1.0])
+    wrong = labelled_errors(config_of("multiclass"), table)
+    assert wrong.tolist() == [0.0, 0.0, 1.0, 1.0]
+    with pytest.raises(ConfigError, match=r"performance\.loss: found log_loss, expected error, the one for regression"):
+        config_of(monitoring={"performance": {"loss": "log_loss"}})

@@ -36,5 +36,7 @@ def test_something_else_is_refused(damage):
 def test_an_unknown_kind_of_signal_is_named():
     data = SEEN.to_dict()
     data["signals"][0]["kind"] = "weather"
-    with pytest.raises(IntegrityError, match="expected one of degradation, drift, quality, estimate, found 'weather'"):
+    with pytest.raises(
+        IntegrityError, match="expected one of degradation, drift, quality, labels, estimate, found 'weather'"
+    ):
         Observation.from_dict(data)
