@@ -74,7 +74,8 @@ class CandidateServing(Node):
     budget_ms: float = Field(default=250.0, gt=0)
     """Milliseconds after which the champion answers in a candidate's place."""
     max_in_flight: int = Field(default=64, ge=1)
-    """Rows under way from one replica to one candidate; beyond it the champion answers."""
+    """Requests under way from one replica to one candidate; others wait, within the budget. Copies in shadow mode that
+    find no room are left out."""
     breaker_failures: int = Field(default=5, ge=1)
     """Calls in a row that fail or are late until no more are sent for `breaker_seconds`."""
     breaker_seconds: float = Field(default=5.0, gt=0)

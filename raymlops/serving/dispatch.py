@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -61,26 +62,32 @@ class Breaker:
                 self._changed(True)
 
 
-class _Waiting(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Request:
     columns: Columns
     rows: int
     future: asyncio.Future[Scored]
+    timer: asyncio.TimerHandle | None = None
+    sent: _Sent | None = None
+    """The call that it is part of; None while it waits for room."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Sent:
     """One call."""
 
-    parts: list[_Waiting]
+    parts: list[_Request]
     late: bool = False
+    """Whether one of its requests has given up."""
 
 
 class Dispatcher:
     """Calls to one candidate. Belongs to one event loop.
 
-    `budget_s` is the longest wait of a request, `max_in_flight` the most rows under way; rows that the candidate still
-    works on after their request gave up count until it answers or dies, so that a candidate that hangs is not sent
-    more and more.
+    `budget_s` is the longest wait of a request, `max_in_flight` the most requests under way. That bound is ours, so
+    meeting it is no failure of the candidate: what finds no room waits for it, within its budget. Requests whose answer
+    nobody waits for any more stay under way until the candidate answers or dies. So one that hangs is not sent more and
+    more, and once it is both full and late nobody waits for it either.
     """
 
     def __init__(
@@ -94,43 +101,64 @@ class Dispatcher:
     ) -> None:
         self._call, self._budget_s, self._max_in_flight = call, budget_s, max_in_flight
         self._breaker, self._clock = breaker, clock
-        self._waiting: list[_Waiting] = []
+        self._waiting: deque[_Request] = deque()
+        """In the order in which they give up."""
+        self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._late = 0
+        """Calls under way that are late."""
         self._last_failure: Event = "timeouts"
         """What requests are counted as while the breaker is open: the blame is that of the calls that opened it."""
         self.in_flight = 0
+        """Requests under way."""
 
     def ask(self, columns: Columns, rows: int) -> asyncio.Future[Scored]:
         """A future that is done within the budget: the answer, `Missed`, or DataError for rows that it cannot read.
         Raises Missed at once when nothing may be sent."""
-        if self.in_flight and self.in_flight + rows > self._max_in_flight:
-            raise Missed("errors", f"{self.in_flight} rows are under way to the candidate")
+        if self._late and self.in_flight >= self._max_in_flight:
+            raise Missed("timeouts", f"{self.in_flight} requests are under way to the candidate, and it is late")
         if not self._breaker.allows(self._clock()):
             raise Missed(self._last_failure, "the candidate failed or was late several times in a row")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Scored] = loop.create_future()
-        if not self._waiting:
-            # A context of its own: Serve cancels calls made in the context of a request when that request ends.
-            loop.call_soon(self._flush, context=Context())
-        self._waiting.append(_Waiting(columns, rows, future))
-        self.in_flight += rows
-        return future
+        one = _Request(columns, rows, loop.create_future())
+        one.timer = loop.call_later(self._budget_s, self._expire, one, context=Context())
+        self._waiting.append(one)
+        self._wake()
+        return one.future
+
+    def _wake(self) -> None:
+        if self._scheduled or not self._waiting or self.in_flight >= self._max_in_flight:
+            return
+        self._scheduled = True
+        # A context of its own: Serve cancels calls made in the context of a request when that request ends.
+        asyncio.get_running_loop().call_soon(self._flush, context=Context())
 
     def _flush(self) -> None:
-        sent, self._waiting = _Sent(self._waiting), []
-        task = asyncio.get_running_loop().create_task(self._send(sent))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._scheduled = False
+        sent = _Sent([])
+        while self._waiting and self.in_flight < self._max_in_flight:
+            one = self._waiting.popleft()
+            if not one.future.done():  # else its request has ended meanwhile
+                one.sent = sent
+                sent.parts.append(one)
+                self.in_flight += 1
+        if sent.parts:
+            task = asyncio.get_running_loop().create_task(self._send(sent))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _send(self, sent: _Sent) -> None:
-        timer = asyncio.get_running_loop().call_later(self._budget_s, self._expire, sent)
         try:
             outcomes = await self._call([(part.columns, part.rows) for part in sent.parts])
         except Exception as error:  # gone, restarting, or broken in a way of its own
             outcomes = [("error", f"{type(error).__name__}: {str(error)[:200]}", 0.0)] * len(sent.parts)
         finally:
-            timer.cancel()
-            self.in_flight -= sum(part.rows for part in sent.parts)
+            self.in_flight -= len(sent.parts)
+            self._late -= sent.late
+            for part in sent.parts:
+                if part.timer is not None:
+                    part.timer.cancel()
+            self._wake()
         found = [_result(outcome, part.rows) for part, outcome in zip(sent.parts, outcomes, strict=True)]
         if not sent.late:
             missed = [one for one in found if isinstance(one, Missed)]
@@ -145,12 +173,16 @@ class Dispatcher:
             else:
                 part.future.set_exception(one)
 
-    def _expire(self, sent: _Sent) -> None:
-        sent.late, self._last_failure = True, "timeouts"
-        self._breaker.record(False, self._clock())
-        for part in sent.parts:
-            if not part.future.done():
-                part.future.set_exception(Missed("timeouts", f"no answer within {self._budget_s * 1000:g} ms"))
+    def _expire(self, one: _Request) -> None:
+        if not one.future.done():
+            one.future.set_exception(Missed("timeouts", f"no answer within {self._budget_s * 1000:g} ms"))
+        if one.sent is None:
+            while self._waiting and self._waiting[0].future.done():
+                self._waiting.popleft()
+        elif not one.sent.late:
+            one.sent.late, self._last_failure = True, "timeouts"
+            self._late += 1
+            self._breaker.record(False, self._clock())
 
 
 def _result(outcome: tuple[str, Any, float], rows: int) -> Scored | Missed | DataError:

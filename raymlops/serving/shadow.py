@@ -26,22 +26,22 @@ SAME = 1e-6
 
 
 class Mirror:
-    """Sends copies, at most `most` rows at a time; what is beyond that is not mirrored and counted in `skipped`."""
+    """Sends copies, at most `most` at a time; what is beyond that is not mirrored and counted in `skipped`."""
 
     def __init__(self, accounts: Accounts, log: PredictionLog | None, budget_s: float, most: int) -> None:
         self._accounts, self._log, self._budget_s, self._most = accounts, log, budget_s, most
         self._tasks: set[asyncio.Task[None]] = set()
-        self._rows = 0
+        self._under_way = 0
         self.skipped = 0
 
     def __call__(self, routing: Routing, request: ParsedRequest, answered: Answered) -> None:
         if random.random() >= routing.document.sample:
             return
         for number, arm in enumerate(routing.arms[1:], start=1):
-            if self._rows and self._rows + request.rows > self._most:
+            if self._under_way >= self._most:
                 self.skipped += 1
                 continue
-            self._rows += request.rows
+            self._under_way += 1
             work = self._copy(routing, number, arm, request, answered)
             # A context of its own: the request that it copies may end first.
             task = Context().run(asyncio.get_running_loop().create_task, work)
@@ -59,7 +59,7 @@ class Mirror:
         except Exception as error:  # whatever the candidate raised
             event, why = "errors", f"{type(error).__name__}: {error}"
         finally:
-            self._rows -= request.rows
+            self._under_way -= 1
         compared = (0, 0, 0.0) if found is None else compare(answered.answer, found.answer)
         seconds = 0.0 if found is None else found.seconds
         self._accounts.shadowed(routing.document, number, event, seconds, compared)

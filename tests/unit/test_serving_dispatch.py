@@ -102,27 +102,66 @@ def test_a_hanging_candidate_costs_the_budget_and_gets_no_more_than_fits() -> No
 
     async def run() -> None:
         sent = dispatcher(candidate)
-        began = asyncio.get_running_loop().time()
-        assert await outcome(sent, *[1.0] * 8) == "timeouts"
-        waited = asyncio.get_running_loop().time() - began
-        assert 0.04 < waited < 0.5
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        found = await asyncio.gather(*(outcome(sent, 1.0) for _ in range(11)))  # three of them find no room
+        assert found == ["timeouts"] * 11
+        assert 0.04 < loop.time() - began < 0.5
         assert sent.in_flight == 8
-        assert await outcome(sent, 1.0) == "errors"  # it still works on eight rows
-        assert len(candidate.calls) == 1
+        began = loop.time()
+        assert [await outcome(sent, 1.0) for _ in range(50)] == ["timeouts"] * 50  # it still works on eight
+        assert loop.time() - began < 0.04
+        assert candidate.calls == [[1] * 8]
         released.set()
         async with asyncio.timeout(5):
             while sent.in_flight:
                 await asyncio.sleep(0)
         assert await outcome(sent, 1.0) == [2.0]
+        assert candidate.calls == [[1] * 8, [1]], "nobody waits for those that found no room"
 
     asyncio.run(run())
 
 
-def test_one_request_larger_than_the_bound_is_sent_when_nothing_else_is_under_way() -> None:
-    async def run() -> Any:
-        return await outcome(dispatcher(Candidate(), max_in_flight=2), 1.0, 2.0, 3.0)
+@pytest.mark.parametrize("rows", [1, 450])
+def test_what_finds_no_room_waits_for_it_and_is_no_failure(rows: int) -> None:
+    candidate, most = Candidate(), [0]
 
-    assert asyncio.run(run()) == [2.0, 4.0, 6.0]
+    async def run() -> None:
+        sent = dispatcher(candidate, budget_s=30.0, max_in_flight=4, breaker=Breaker(failures=1, seconds=1000.0))
+
+        async def works(parts: Parts) -> Any:
+            most[0] = max(most[0], sent.in_flight)
+            await asyncio.sleep(0.001)
+            return await candidate.double(parts)
+
+        candidate.does = works
+        found = await asyncio.gather(*(outcome(sent, *[float(n)] * rows) for n in range(50)))
+        assert found == [[2.0 * n] * rows for n in range(50)]
+        assert sent.in_flight == 0
+
+    asyncio.run(run())
+    assert most == [4]
+    assert sum(map(len, candidate.calls)) == 50
+
+
+def test_waiting_for_room_belongs_to_the_budget() -> None:
+    """The first call is answered after half of the budget, the second, which waited for it, never."""
+    candidate, budget = Candidate(), 0.4
+
+    async def once(parts: Parts) -> Any:
+        await asyncio.sleep(budget / 2 if len(candidate.calls) == 1 else 100.0)
+        return await candidate.double(parts)
+
+    candidate.does = once
+
+    async def run() -> None:
+        sent = dispatcher(candidate, budget_s=budget, max_in_flight=1)
+        began = asyncio.get_running_loop().time()
+        assert await asyncio.gather(outcome(sent, 1.0), outcome(sent, 2.0)) == [[2.0], "timeouts"]
+        assert len(candidate.calls) == 2
+        assert asyncio.get_running_loop().time() - began < 1.4 * budget
+
+    asyncio.run(run())
 
 
 def test_the_breaker_opens_and_lets_one_try_after_a_while() -> None:
