@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from serving_models import NAME, flag_path, json_rows
 HAND = Path(__file__).with_name("hand.py")
 SECONDS = 60.0
 """Longest wait for anything."""
+JSON = {"content-type": "application/json"}
 
 
 def eventually(what: str, check: Callable[[], Any], seconds: float = SECONDS) -> Any:
@@ -31,6 +33,12 @@ def eventually(what: str, check: Callable[[], Any], seconds: float = SECONDS) ->
             return found
         time.sleep(0.02)
     raise AssertionError(f"did not happen within {seconds:g} s: {what}")
+
+
+@functools.cache
+def body(rows: int) -> bytes:
+    """A request of so many rows."""
+    return json.dumps({"rows": json_rows(rows)}).encode()
 
 
 class Hand:
@@ -46,7 +54,8 @@ class Hand:
             stderr=(root / "hand.log").open("w"),
             text=True,
         )
-        self.url = f"http://127.0.0.1:{self._read()['port']}"
+        self.port = int(self._read()["port"])
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def _read(self) -> Any:
         assert self._process.stdout is not None
@@ -76,14 +85,14 @@ class Hand:
         return dict(self.do("seen", rollout=rollout)["arms"])
 
     def predict(self, key: str | None = None, rows: int = 1, **headers: str) -> requests.Response:
-        plain = {name.replace("_", "-"): value for name, value in headers.items()}
+        plain = {**JSON, **{name.replace("_", "-"): value for name, value in headers.items()}}
         if key is not None:
             plain["x-raymlops-key"] = key
         url = f"{self.url}/v2/models/{NAME}/rows"
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
         session: requests.Session = self._local.session
-        return session.post(url, json={"rows": json_rows(rows)}, headers=plain, timeout=20)
+        return session.post(url, data=body(rows), headers=plain, timeout=20)
 
     @contextmanager
     def misbehaving(self, behaviour: str) -> Iterator[None]:
@@ -136,14 +145,14 @@ class Traffic:
         eventually(f"{requests_} more answers", lambda: self.answered >= before + requests_)
 
     def _run(self, thread: int) -> None:
-        session, body, number = requests.Session(), json.dumps({"rows": json_rows(1)}), 0
+        session, number = requests.Session(), 0
         url = f"{self.hand.url}/v2/models/{NAME}/rows"
         while not self._end.wait(self.pause_s):
             number += 1
-            headers = {"content-type": "application/json", "x-raymlops-key": f"{thread}-{number}"}
+            headers = {**JSON, "x-raymlops-key": f"{thread}-{number}"}
             began = time.perf_counter()
             try:
-                reply = session.post(url, data=body, headers=headers, timeout=20)
+                reply = session.post(url, data=body(1), headers=headers, timeout=20)
             except requests.RequestException:
                 with self._lock:
                     self.lost += 1

@@ -79,14 +79,15 @@ def endpoint_config(root: Path, behaviour: str = "good", bias: float = 0.0, **se
     return parse_config({**raw, **sections})
 
 
-def register(root: Path, behaviour: str = "good", seed: int = 0, bias: float = 0.0) -> str:
-    """Register one more version, the first as champion; returns its number. `seed` and `bias` decide its answers."""
+def register(root: Path, behaviour: str = "good", seed: int = 0, bias: float = 0.0, **sections: Any) -> str:
+    """Register one more version, the first as champion; returns its number. `seed` and `bias` decide its answers,
+    `sections` its configuration."""
     assert behaviour in BEHAVIOURS
     user = root / "user"
     user.mkdir(parents=True, exist_ok=True)
     flag_path(root, behaviour).parent.mkdir(exist_ok=True)
     (user / "nets.py").write_text(NETS)
-    config = endpoint_config(root, behaviour, bias)
+    config = endpoint_config(root, behaviour, bias, **sections)
     directory = root / "built" / str(len(list(root.glob("built/*"))))
     package = make_package(directory, config, user, seed=seed)
     with Tracker(config, Store(str(root / "storage")), user, datetime.now(UTC)) as job:

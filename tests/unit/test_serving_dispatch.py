@@ -110,7 +110,7 @@ def test_a_hanging_candidate_costs_the_budget_and_gets_no_more_than_fits() -> No
         assert sent.in_flight == 8
         began = loop.time()
         assert [await outcome(sent, 1.0) for _ in range(50)] == ["timeouts"] * 50  # it still works on eight
-        assert loop.time() - began < 0.04
+        assert loop.time() - began < 1.0
         assert candidate.calls == [[1] * 8]
         released.set()
         async with asyncio.timeout(5):
