@@ -24,6 +24,7 @@ from raymlops.serving.labels import Label as StoredLabel
 from raymlops.serving.labels import LabelError, LabelsUnavailable
 from raymlops.serving.lane import Lane, open_lane
 from raymlops.serving.protocol import (
+    ROOTS,
     Authenticator,
     Encoded,
     Label,
@@ -79,7 +80,8 @@ class Ingress:
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="raymlops-parser")
         self._replica.start()
         if config.autoscaling is None:
-            open_lane(Lane(self._answer, _busy, config.limits.ongoing + config.limits.queued))
+            limits = config.limits
+            open_lane(Lane(self._answer, _busy, limits.ongoing + limits.queued, ROOTS))
 
     async def __call__(self, request: Request) -> Response:
         """What Serve calls, with what did not come by the lane."""

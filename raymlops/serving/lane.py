@@ -16,9 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-RESERVED = "/-/"
-"""Paths that Serve answers: its health check and its list of routes."""
-
 
 class Finished(Protocol):
     """A response that is complete."""
@@ -36,10 +33,16 @@ class Lane:
     throughput mode, and only then are requests taken."""
 
     def __init__(
-        self, answer: Callable[[Scope, Receive], Awaitable[Finished]], busy: Callable[[Scope], Finished], most: int
+        self,
+        answer: Callable[[Scope, Receive], Awaitable[Finished]],
+        busy: Callable[[Scope], Finished],
+        most: int,
+        roots: Collection[str],
     ) -> None:
-        """`answer` never raises. While `most` requests are in progress, others get `busy`."""
-        self._answer, self._busy, self._most = answer, busy, most
+        """`answer` never raises. While `most` requests are in progress, others get `busy`. `roots` are the first parts
+        of the paths that are taken; what has another is Serve's: its own health check and list of routes, and every
+        request where the application has a route prefix, which Serve alone knows."""
+        self._answer, self._busy, self._most, self._roots = answer, busy, most, roots
         self._loop = asyncio.get_running_loop()
         self._requests: Collection[Any] | None = None
         self.in_progress = 0
@@ -50,7 +53,8 @@ class Lane:
         return self._requests is not None and len(self._requests) == 1
 
     def takes(self, scope: Scope) -> bool:
-        return not scope["path"].startswith(RESERVED) and asyncio.get_running_loop() is self._loop
+        root = scope["path"][1:].partition("/")[0]
+        return root in self._roots and asyncio.get_running_loop() is self._loop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._requests is None:

@@ -13,6 +13,7 @@ import uvicorn
 
 from raymlops.serving.lane import Lane, alone, open_lane
 from raymlops.serving.middleware import Gate
+from raymlops.serving.protocol import ROOTS
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +59,7 @@ async def answer(scope: Any, receive: Any) -> Any:
 def test_an_endpoint_in_this_process_answers_itself() -> None:
     async def run() -> None:
         server = Server()
-        open_lane(Lane(answer, lambda scope: done(503), 8))
+        open_lane(Lane(answer, lambda scope: done(503), 8, ROOTS))
         assert await server.ask(scope()) == 200
         start, body = server.sent
         assert start["headers"] == [(b"x-who", b"lane")]
@@ -67,11 +68,11 @@ def test_an_endpoint_in_this_process_answers_itself() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("path", ["/-/healthz", "/-/routes"])
-def test_what_serve_is_asked_stays_with_serve(path: str) -> None:
+@pytest.mark.parametrize("path", ["/-/healthz", "/-/routes", "/prefix/v2/models/m/rows", "/", "*", ""])
+def test_what_serve_alone_can_answer_stays_with_serve(path: str) -> None:
     async def run() -> None:
         server = Server()
-        open_lane(Lane(answer, lambda scope: done(503), 8))
+        open_lane(Lane(answer, lambda scope: done(503), 8, ROOTS))
         assert await server.ask(scope(path)) is None
         assert len(server.served) == 1
 
@@ -89,7 +90,7 @@ def test_without_a_lane_serve_answers_and_no_header_of_the_client_changes_how() 
 
 def test_an_http_server_on_another_event_loop_asks_serve() -> None:
     async def make() -> Lane:
-        return Lane(answer, lambda scope: done(503), 8)
+        return Lane(answer, lambda scope: done(503), 8, ROOTS)
 
     async def run() -> None:
         assert await server.ask(scope()) is None
@@ -108,7 +109,7 @@ def test_requests_beyond_the_limit_are_refused_until_one_has_ended() -> None:
             await release.wait()
             return done(200)
 
-        open_lane(Lane(slow, lambda scope: done(503), 2))
+        open_lane(Lane(slow, lambda scope: done(503), 2, ROOTS))
         asked = [asyncio.create_task(server.ask(scope())) for _ in range(2)]
         await asyncio.sleep(0)
         assert await server.ask(scope()) == 503
@@ -125,7 +126,7 @@ def test_a_request_that_is_cancelled_gives_its_place_back() -> None:
         async def hangs(scope: Any, receive: Any) -> Any:
             await asyncio.Event().wait()
 
-        lane = Lane(hangs, lambda scope: done(503), 1)
+        lane = Lane(hangs, lambda scope: done(503), 1, ROOTS)
         open_lane(lane)
         asked = asyncio.create_task(Server().ask(scope()))
         await asyncio.sleep(0)
@@ -152,7 +153,7 @@ def test_a_request_is_alone_while_the_server_has_read_no_other() -> None:
             await Gate(Server().serve)(scope, receive, send)
 
         assert not alone()
-        open_lane(Lane(answer, lambda scope: done(503), 8))
+        open_lane(Lane(answer, lambda scope: done(503), 8, ROOTS))
         config = uvicorn.Config(app, port=0, lifespan="off", log_level="error", http="httptools")
         server = uvicorn.Server(config)
         with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -203,7 +204,7 @@ class Connection:
 def test_a_response_leaves_in_one_write_before_its_connection_is_closed() -> None:
     async def run() -> None:
         cycle = Cycle()
-        await Lane(answer, lambda scope: done(503), 1)(scope("/a"), None, cycle.send)  # type: ignore[arg-type]
+        await Lane(answer, lambda scope: done(503), 1, ROOTS)(scope("/a"), None, cycle.send)  # type: ignore[arg-type]
         assert cycle.connection.seen == [b"head;/a", b"closed"]
         assert cycle.transport is cycle.connection
 

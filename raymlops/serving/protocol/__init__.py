@@ -10,11 +10,12 @@ from raymlops.serving.protocol.metadata import describe, docs_page, health, mode
 from raymlops.serving.protocol.openapi import openapi_document
 from raymlops.serving.protocol.parsing import parse
 from raymlops.serving.protocol.request import ParsedRequest, Stamp
-from raymlops.serving.protocol.routes import Route, check_model, match
+from raymlops.serving.protocol.routes import ROOTS, Route, check_model, match
 from raymlops.serving.protocol.rows import parse_rows
 from raymlops.serving.protocol.schema import Column, ModelSchema, Rules
 
 __all__ = [
+    "ROOTS",
     "Authenticator",
     "Column",
     "Encoded",

@@ -31,6 +31,8 @@ FIXED = {
     "/openapi.json": Route("openapi", "GET", access="inference"),
     "/docs": Route("docs", "GET"),
 }
+ROOTS = frozenset(path.split("/")[1] for path in FIXED)
+"""First parts of all paths."""
 OF_MODEL = {
     "": ("model", "GET", "inference"),
     "ready": ("model_ready", "GET", None),
