@@ -2,17 +2,25 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+SERVING_LOG := .pytest-serving.log
 
-.PHONY: demo test lint unit integration coverage format clean
+.PHONY: demo test lint unit integration coverage format clean tests tests-serving
 
 demo: $(VENV)/.run
 	$(BIN)/raymlops run configs/flights.yaml
 	$(BIN)/python -m benchmarks.flights_reference
 
-# Two processes: the tests of the endpoint start Rays of their own, with other settings than the shared one.
+# Two processes, because the tests of the endpoint start Rays of their own, with other settings than the shared one; side
+# by side, because both wait a lot. The output of the second is shown when it has ended.
 test: $(VENV)/.test lint
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 tests tests-serving
+
+tests: $(VENV)/.test
 	$(BIN)/python -m pytest tests/unit tests/integration tests/cluster --durations=10
-	$(BIN)/python -m pytest tests/serving --durations=10
+
+tests-serving: $(VENV)/.test
+	@echo "tests of the endpoint, beside the others: $(SERVING_LOG)"
+	@$(BIN)/python -m pytest tests/serving --durations=10 > $(SERVING_LOG) 2>&1; code=$$?; cat $(SERVING_LOG); exit $$code
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -50,4 +58,4 @@ $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) .raymlops .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf $(VENV) .raymlops .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage $(SERVING_LOG)
