@@ -18,14 +18,17 @@ from raymlops.config.serving import Limits, Tokens
 from raymlops.errors import ConfigError
 from raymlops.serving.protocol import (
     Authenticator,
+    ModelSchema,
     ProtocolError,
+    Rules,
     check_length,
     check_model,
     match,
     model_metadata,
     openapi_document,
+    parse_feedback,
 )
-from raymlops.serving.protocol.decoding import check_nesting
+from raymlops.serving.protocol.decoding import check_nesting, check_values
 
 
 @pytest.mark.parametrize(
@@ -137,6 +140,7 @@ class TestLimits:
             (b"[" * 9 + b"]" * 9, {}, 422),
             (b"[" * 50_000 + b"]" * 50_000, {}, 413),
             (b"[" + b"[]," * 20_000 + b"[]]", {}, 413),
+            (b"[" + b"1," * 20_000 + b"1]", {}, 413),
             (b"[" * 40, {}, 400),
             (b"{}", {"content-encoding": "gzip"}, 415),
         ):
@@ -177,6 +181,29 @@ def test_nesting_of_anything_is_measured_without_fault(body: bytes) -> None:
         check_nesting(body, 3, 8)
     except ProtocolError as error:
         assert error.status in (413, 422)
+
+
+def commas_of(value: Any) -> int:
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return max(len(inner) - 1, 0) + sum(map(commas_of, inner))
+
+
+@given(trees, st.integers(0, 8), st.booleans())
+def test_values_are_counted_exactly_whatever_is_in_strings(tree: Any, most: int, ascii_only: bool) -> None:
+    body = json.dumps(tree, ensure_ascii=ascii_only).encode()
+    if commas_of(tree) <= most:
+        check_values(body, most)
+    else:
+        with pytest.raises(ProtocolError, match=f"found {commas_of(tree)} commas between values") as caught:
+            check_values(body, most)
+        assert caught.value.status == 413
+
+
+def test_as_many_values_as_the_rows_may_have_are_read() -> None:
+    labels = {"labels": [{"prediction_id": f"a,b{n}", "label": 1.0, "at": 2.0} for n in range(50)]}
+    bare = Rules(ModelSchema("trip", ("3",), "regression", {}), Limits(rows=50))
+    headers = {"content-type": "application/json"}
+    assert len(parse_feedback(json.dumps(labels).encode(), headers, bare)) == 50
 
 
 class TestTokens:

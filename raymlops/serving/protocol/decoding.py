@@ -1,4 +1,4 @@
-"""Bytes → JSON, with size, nesting and number of containers bounded before anything is built."""
+"""Bytes → JSON, with size, nesting and number of values bounded before anything is built."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from raymlops.serving.protocol.errors import ProtocolError, shown
 from raymlops.serving.protocol.schema import Rules
 
 _OTHER = bytes(set(range(256)) - set(b'[]{}"'))
+_NO_COMMA = bytes(set(range(256)) - set(b',"'))
 _SHAPE = bytes.maketrans(b"{}", b"[]")
 _QUOTE = ord('"')
 
@@ -50,9 +51,10 @@ def check_encoding(headers: Mapping[str, str]) -> None:
 def decode_json(body: bytes, rules: Rules) -> Any:
     """The JSON value. NaN and Infinity are read too, as Python's own clients write them.
 
-    Raises ProtocolError 400 for what is no JSON, 422 for nesting or a number of lists beyond the limits.
+    Raises ProtocolError 400 for what is no JSON, 422 for nesting and 413 for a number of values beyond the limits.
     """
     check_nesting(body, rules.limits.depth, rules.containers)
+    check_values(body, rules.values)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -77,7 +79,7 @@ def check_nesting(body: bytes, depth: int, containers: int) -> None:
     # Runs of quotes of even length vanish. All runs are even only if every bracket has an even number of quotes before
     # it, which is to say that it stands outside of strings; but escaped quotes must not have been counted.
     if b'"' in marks or b"\\" in body:
-        marks = _outside_strings(body)
+        marks = _outside_strings(body, _OTHER)
     if len(marks) > 2 * containers:
         found = len(marks) // 2
         raise ProtocolError(413, f"body: found {found} lists and objects, expected at most {containers}")
@@ -90,9 +92,19 @@ def check_nesting(body: bytes, depth: int, containers: int) -> None:
         raise ProtocolError(422, f"body: nested more than {depth} levels deep, expected at most {depth}")
 
 
-def _outside_strings(body: bytes) -> bytes:
-    """The brackets that stand outside of strings: with an even number of quotes before them, escaped ones left out."""
-    marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_SHAPE, _OTHER)
+def check_values(body: bytes, most: int) -> None:
+    """Numbers are decoded at one go, during which this process does nothing else. Counts the commas between values."""
+    if body.count(b",") <= most:
+        return
+    found = len(_outside_strings(body, _NO_COMMA))
+    if found > most:
+        raise ProtocolError(413, f"body: found {found} commas between values, expected at most {most}")
+
+
+def _outside_strings(body: bytes, others: bytes) -> bytes:
+    """What is left without `others` and outside of strings: with an even number of quotes before it, escaped ones left
+    out."""
+    marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_SHAPE, others)
     codes = np.frombuffer(marks, dtype=np.uint8)
     quotes = codes == _QUOTE
     inside = np.cumsum(quotes, dtype=np.uint8) & 1  # wraps at 256, which keeps the parity

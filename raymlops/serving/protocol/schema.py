@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NUMBER, TEXT, TIME, TENSOR, MIXED = "number", "text", "time", "tensor", "mixed"
 DATATYPES = {NUMBER: "FP64", TEXT: "BYTES", TIME: "BYTES", TENSOR: "FP32"}
+LEAST_VALUES = 8
+"""Per row: as many as a label has in feedback, whatever the model reads."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ class Rules:
     """That column: accepted, and not passed on."""
     containers: int = field(init=False)
     """Most lists and objects that a sensible body has. Each takes 30 times the memory of its two brackets."""
+    values: int = field(init=False)
+    """Most commas between values that a sensible body has."""
 
     def __post_init__(self) -> None:
         columns, foreign = dict(self.schema.columns), None
@@ -154,3 +158,5 @@ class Rules:
         object.__setattr__(self, "key_header", self.key.header.lower())
         per_row = 2 + 2 * len(columns) + inner
         object.__setattr__(self, "containers", 256 + 8 * len(columns) + per_row * self.limits.rows)
+        per_row = max(LEAST_VALUES, len(columns) + sum(math.prod(column.shape) for column in columns.values()))
+        object.__setattr__(self, "values", 256 + 8 * len(columns) + per_row * self.limits.rows)
