@@ -160,17 +160,17 @@ def test_a_request_is_alone_while_the_server_has_read_no_other() -> None:
             serving = asyncio.create_task(server.serve([listening]))
             streams = [await asyncio.open_connection(*listening.getsockname()) for _ in range(2)]
             for _, writer in streams:
-                writer.write(b"GET /both HTTP/1.1\r\nhost: a\r\n\r\n")  # both leave before the server's turn
+                writer.write(b"GET /v2/both HTTP/1.1\r\nhost: a\r\n\r\n")  # both leave before the server's turn
             for reader, _ in streams:
                 assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
-            streams[0][1].write(b"GET /one HTTP/1.1\r\nhost: a\r\n\r\n")
+            streams[0][1].write(b"GET /v2/one HTTP/1.1\r\nhost: a\r\n\r\n")
             while len(seen) < 3:
                 await asyncio.wait_for(streams[0][0].readline(), 10)
             server.should_exit = True
             for _, writer in streams:
                 writer.close()
             await serving
-        assert [path for path, _ in seen] == [b"/both", b"/both", b"/one"]
+        assert [path for path, _ in seen] == [b"/v2/both", b"/v2/both", b"/v2/one"]
         assert (seen[0][1], seen[2][1]) == (False, True)
 
     asyncio.run(run())
