@@ -88,12 +88,42 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 @app.command()
-def run(config: ConfigFile, set_: Overrides = None, as_json: AsJson = False) -> None:
-    """Run the whole job: data, search, gate, registry. Exit code 3 when the gate refuses the model."""
-    from raymlops.retraining.command import run_command
+def run(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="Configuration file (YAML); not needed with --resume.")
+    ] = None,
+    set_: Overrides = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STEP", help="Do this step and those that follow again, changed or not."),
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with this run, or fail; the id or its beginning.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print which steps would run, and why.")] = False,
+    storage: StorageOption = ".raymlops",
+    as_json: AsJson = False,
+) -> None:
+    """Do what of the whole job has to be done: data, search, gate, registry. Exit code 3 when the gate refuses."""
+    from raymlops.retraining.command import job_of_run, plan_command, run_command, step_named
 
-    loaded, base = _load(config, set_)
-    raise typer.Exit(run_command(loaded, base, as_json))
+    job = None
+    if resume is not None:
+        job = job_of_run(_load(config, set_)[0].storage if config is not None else storage, resume)
+    if config is not None:
+        loaded, base = _load(config, set_)
+    elif job is not None:
+        from raymlops.config.loading import parse_config
+        from raymlops.imports import add_user_directory
+
+        loaded, base = parse_config({**job.config, "storage": storage}), Path(job.base)
+        add_user_directory(base)
+    else:
+        raise typer.BadParameter("missing: give a configuration file, or --resume RUN", param_hint="CONFIG")
+    forced = step_named(from_)
+    if dry_run:
+        raise typer.Exit(plan_command(loaded, base, as_json, forced))
+    raise typer.Exit(run_command(loaded, base, as_json, forced, None if job is None else job.run_id))
 
 
 @config_app.command("schema")

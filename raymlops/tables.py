@@ -73,3 +73,12 @@ def print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
         console.print(f"[{styles[finding.status]}]{finding.status:<8}[/]{finding.name:<14}", end="")
         console.print(finding.detail, markup=False)
+
+
+def print_plan(rows: Sequence[tuple[str, str, str]]) -> None:
+    """Step, what is to become of it, and why."""
+    console = _console()
+    table = _table("step", "", "why")
+    for step, action, why in rows:
+        table.add_row(step, action, why, style="yellow" if action == "run" else None)
+    console.print(table)

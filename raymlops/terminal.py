@@ -29,13 +29,13 @@ TABLE_ROWS = 20
 """Trials shown at once: those that run, then the best ones."""
 OTHER_LINES = 16
 """Lines of the picture that are not trials; the table gets what is left of the window."""
-MARKS = {"running": ("…", "yellow"), "done": ("✓", "green"), "failed": ("✗", "red")}
+MARKS = {"running": ("…", "yellow"), "done": ("✓", "green"), "failed": ("✗", "red"), "reused": ("=", "blue")}
 
 
 @dataclass
 class _Step:
     what: str
-    status: Literal["running", "done", "failed"] = "running"
+    status: Literal["running", "done", "failed", "reused"] = "running"
     started: float = field(default_factory=time.perf_counter)
     seconds: float | None = None
     notes: list[str] = field(default_factory=list)
@@ -80,7 +80,8 @@ class Terminal:
         if self.run_id is not None:
             store, path = Store.at(config.storage), f"runs/{config.name}/{self.run_id}/job.log"
             try:
-                store.write(path, self.log_path.read_bytes())
+                before = store.read(path) if store.exists(path) else b""  # of the process that the run outlived
+                store.write(path, before + self.log_path.read_bytes())
             except StoreError:
                 return str(self.log_path)
             self.log_path.unlink()
@@ -110,7 +111,7 @@ class Terminal:
 
     def reached(self, name: str) -> bool:
         """Whether the step was completed."""
-        return name in self._steps and self._steps[name].status == "done"
+        return name in self._steps and self._steps[name].status in ("done", "reused")
 
     def step_started(self, name: str, what: str) -> None:
         self._steps[name] = _Step(what)
@@ -125,6 +126,10 @@ class Terminal:
         step = self._steps[name]
         step.status, step.seconds = "failed", step.shown_seconds
         self._line(f"{name}: failed after {step.seconds:.1f} s")
+
+    def step_reused(self, name: str, why: str) -> None:
+        self._steps[name] = _Step(why, "reused", seconds=0.0)
+        self._line(f"{name}: reused: {why}")
 
     def note(self, text: str) -> None:
         if self._steps:

@@ -52,11 +52,13 @@ def build_snapshot(
     progress: Callable[[str], None] = lambda text: None,
     *,
     state: FeatureState | None = None,
+    sha256: Mapping[str, str] | None = None,
 ) -> BuiltSnapshot:
     """Read the source once and store what training needs, or find that it is stored already.
 
     `functions` are the configuration's resolved import paths by key path. `state` is what the features were fitted to
-    earlier and keep; they are fitted to the training part when it is None. Raises DataError for data that cannot be
+    earlier and keep; they are fitted to the training part when it is None. `sha256` are hashes of local source files by path,
+    where they are known: lineage names them. Raises DataError for data that cannot be
     used, ContractViolated for data that breaks its contract, StoreError when a file cannot be written; none of them
     leaves anything behind under `snapshots/`.
     """
@@ -66,7 +68,7 @@ def build_snapshot(
     contract = _read_contract(contract_store, contract_path)
     where = contract_store.location(contract_path) if contract is not None else NO_CONTRACT
     try:
-        source = open_source(config.data, base, functions)
+        source = open_source(config.data, base, functions, sha256)
         found = scan(source, BlockPass(config, derived, contract, store, staging, quarantine))
         _drop_repeated(store, quarantine, found)
         kinds = agreed_kinds(found)

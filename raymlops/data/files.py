@@ -42,9 +42,10 @@ class DataFile:
     partition: tuple[tuple[str, str], ...] = ()
     """Columns from directory names such as `day=2026-01-01`."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, sha256: str | None = None) -> dict[str, Any]:
         when = self.modified.astimezone(UTC).isoformat() if self.modified else None
-        return {"path": self.name, "bytes": self.bytes, "modified": when}
+        known = {} if sha256 is None else {"sha256": sha256}
+        return {"path": self.name, "bytes": self.bytes, "modified": when, **known}
 
 
 def list_files(uri: str, kind: str) -> list[DataFile]:

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,18 @@ def source_digest(function: Callable[..., Any]) -> str:
     without source (built-in, compiled) is identified by its name.
     """
     module = getattr(function, "__module__", None) or type(function).__module__
-    name = getattr(function, "__qualname__", type(function).__qualname__).split(".")[0]
+    return _digest(module, getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def path_digest(path: str) -> str:
+    """The same for an import path, `module:attribute`: nothing is imported, so none of the user's code runs."""
+    return _digest(*path.split(":", 1))
+
+
+def _digest(module: str, attribute: str) -> str:
     modules: dict[str, dict[str, list[ast.stmt]]] = {}
     found: dict[tuple[str, str], list[str]] = {}
-    pending = [(module, name)]
+    pending = [(module, attribute.split(".")[0])]
     while pending:
         key = pending.pop()
         if key in found:
@@ -79,17 +88,26 @@ def _statements(module: str) -> dict[str, list[ast.stmt]]:
 
 
 def _place(module: str) -> tuple[Path | None, str]:
-    """Source file and package of a module, which is not imported for that."""
+    """Source file and package of a module, which is not imported for that, nor are the packages that it is in."""
     loaded = sys.modules.get(module)
     if loaded is not None:
         file, package = getattr(loaded, "__file__", None), loaded.__package__ or ""
     else:
-        try:
-            spec = importlib.util.find_spec(module)
-        except (ImportError, ValueError, AttributeError):
-            spec = None
+        spec = _spec(module)
         file, package = (spec.origin, spec.parent or "") if spec is not None else (None, "")
     return (Path(file) if file and file.endswith(".py") else None), package
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    parent = module.rpartition(".")[0]
+    try:
+        if not parent:
+            return importlib.util.find_spec(module)
+        above = _spec(parent)
+        inside = above.submodule_search_locations if above is not None else None
+        return None if inside is None else PathFinder.find_spec(module, inside)
+    except (ImportError, ValueError, AttributeError):
+        return None
 
 
 def _binds(statement: ast.stmt) -> set[str]:

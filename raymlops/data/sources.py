@@ -15,6 +15,7 @@ from raymlops.errors import DataError
 
 if TYPE_CHECKING:
     import ray.data
+    from deltalake import DeltaTable
 
 MAX_FILES_DESCRIBED = 1000
 TASK_BYTES = 64 * 2**20
@@ -31,15 +32,18 @@ class OpenedSource:
     """Rows to process at a time; a block at a time when None."""
 
 
-def open_source(data: DataConfig, base: Path, functions: Mapping[str, Any]) -> OpenedSource:
+def open_source(
+    data: DataConfig, base: Path, functions: Mapping[str, Any], sha256: Mapping[str, str] | None = None
+) -> OpenedSource:
     """Find out what there is to read.
 
-    `functions` are resolved import paths by key path. Raises DataError when the source does not exist, has no rows, or
+    `functions` are resolved import paths by key path, `sha256` hashes of local files by their path, where they are known
+    already; they become part of the description. Raises DataError when the source does not exist, has no rows, or
     its files contradict each other.
     """
     source = data.source
     if isinstance(source, ParquetSource | CsvSource):
-        return _open_files(source, data.columns, base)
+        return _open_files(source, data.columns, base, sha256 or {})
     if isinstance(source, DeltaSource):
         return _open_delta(source, data.columns, base)
     if isinstance(source, SqlSource):
@@ -47,7 +51,9 @@ def open_source(data: DataConfig, base: Path, functions: Mapping[str, Any]) -> O
     return _open_function(source, functions["data.source.function"])
 
 
-def _open_files(source: ParquetSource | CsvSource, columns: list[str] | None, base: Path) -> OpenedSource:
+def _open_files(
+    source: ParquetSource | CsvSource, columns: list[str] | None, base: Path, sha256: Mapping[str, str]
+) -> OpenedSource:
     paths = [source.path] if isinstance(source.path, str) else source.path
     listed = [file for path in paths for file in list_files(resolve_local(path, base), source.kind)]
     files = list({file.uri: file for file in listed}.values())
@@ -58,13 +64,13 @@ def _open_files(source: ParquetSource | CsvSource, columns: list[str] | None, ba
         "uri": paths[0] if len(paths) == 1 else paths,
         "file_count": len(files),
         "bytes": sum(file.bytes for file in files),
-        "files": [file.describe() for file in files[:MAX_FILES_DESCRIBED]],
+        "files": [file.describe(sha256.get(file.uri)) for file in files[:MAX_FILES_DESCRIBED]],
     }
     return OpenedSource(open_files(source, files, columns), description)
 
 
-def _open_delta(source: DeltaSource, columns: list[str] | None, base: Path) -> OpenedSource:
-    import ray.data
+def open_table(source: DeltaSource, base: Path) -> DeltaTable:
+    """The table as it was when the configuration wants it. Raises DataError when there is none."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -80,12 +86,19 @@ def _open_delta(source: DeltaSource, columns: list[str] | None, base: Path) -> O
         table = DeltaTable(uri, version=source.version)
         if source.timestamp is not None:
             table.load_as_version(source.timestamp)
-        version = table.version()
-        files = table.file_uris()
+        return table
     except TableNotFoundError:
         raise DataError(f"data.source.path: no Delta Lake table at {uri}") from None
     except (DeltaError, OSError, ValueError) as error:
         raise DataError(f"data.source: cannot open {wanted} of {uri}: {error}") from error
+
+
+def _open_delta(source: DeltaSource, columns: list[str] | None, base: Path) -> OpenedSource:
+    import ray.data
+
+    uri = resolve_local(source.path, base)
+    table = open_table(source, base)
+    version, files = table.version(), table.file_uris()
     if not files:
         raise DataError(f"data.source: version {version} of {uri} has no rows")
     missing = [name for name in columns or [] if name not in {field.name for field in table.schema().fields}]

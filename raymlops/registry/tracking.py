@@ -19,15 +19,15 @@ import yaml
 from raymlops import __version__
 from raymlops.config.tree import Config
 from raymlops.errors import RaymlopsError, Refused
-from raymlops.registry import lineage
+from raymlops.registry import adoption, lineage
 from raymlops.registry.backend import ReportingClient, Tracking, TrackingError, reported, tracking
 from raymlops.registry.values import chunks, cut, dump, finite, flat_params, key_of
-from raymlops.registry.versions import CANDIDATE, CHAMPION, VersionRef, champion
+from raymlops.registry.versions import VersionRef, champion
 from raymlops.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities import LoggedModel, Metric, Param, Run, RunTag
 
     from raymlops.registry.package import ModelPackage
     from raymlops.training.evaluation import Evaluation
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 JOB, TRIAL = "job", "trial"
 KIND_TAG, NAME_TAG = "raymlops.kind", "raymlops.name"
 REPORT = "report.html"
+STARTED = "git.state"
+"""The tag that says that everything known at the start was recorded."""
 MAX_TAG = 5000
 BATCH_METRICS, BATCH_PARAMS = 1000, 100
 
@@ -77,18 +79,30 @@ class Tracker:
     run_id: str
 
     def __init__(
-        self, config: Config, store: Store, base: Path, now: datetime, tags: Mapping[str, str] | None = None
+        self,
+        config: Config,
+        store: Store,
+        base: Path,
+        now: datetime,
+        tags: Mapping[str, str] | None = None,
+        adopt: str | None = None,
     ) -> None:
-        """`tags` are set on the run and on the version that it registers."""
+        """`tags` are set on the run and on the version that it registers. `adopt` is the run of a process that died or
+        was stopped: it is opened again, and what it has recorded is not recorded twice."""
         self.config, self.base, self.now, self.tags = config, base, now, dict(tags or {})
+        self.adopt = adopt
+        self.trials: dict[str, tuple[str, str]] = {}
         self.tracking: Tracking = tracking(config.tracking.uri, store)
         self.lineage: dict[str, Any] = {}
         """Git state, hardware, versions and seed, as recorded on the run."""
 
     def __enter__(self) -> Self:
         self._client = ReportingClient(self.tracking.client)
-        self.experiment_id = self._experiment(self.config.tracking.experiment or self.config.name)
         self._began = time.time()
+        if self.adopt is not None:
+            self._go_on(self.adopt)
+            return self
+        self.experiment_id = self._experiment(self.config.tracking.experiment or self.config.name)
         tags = {
             KIND_TAG: JOB,
             NAME_TAG: self.config.name,
@@ -107,6 +121,15 @@ class Tracker:
             self.__exit__(type(error), error, None)
             raise
         return self
+
+    def _go_on(self, run_id: str) -> None:
+        self.run_id = run_id
+        run = self._client.get_run(run_id)
+        self.experiment_id = run.info.experiment_id
+        adoption.open_again(self._client, run)
+        self.trials = adoption.logged_trials(self._client, self.experiment_id, run_id)
+        self._log_start(run)
+        self.tag({"raymlops.resumed": f"{self.now:%Y-%m-%d %H:%M:%S}"})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -139,13 +162,14 @@ class Tracker:
         """Numbers of the whole job; NaN and infinities are kept as such, None is left out."""
         from mlflow.entities import Metric
 
+        known = {} if self.adopt is None else self._client.get_run(self.run_id).data.metrics
         stamp = int(time.time() * 1000)
         self._batch(
             self.run_id,
             metrics=[
                 Metric(key_of(prefix + k), float(v), stamp, 0, model_id=model_id)
                 for k, v in metrics.items()
-                if v is not None
+                if v is not None and known.get(key_of(prefix + k)) != float(v)
             ],
         )
 
@@ -206,13 +230,19 @@ class Tracker:
     ) -> str:
         """One nested run: parameters, one metric point per epoch (`epoch` is the step), and how the trial ended.
 
-        `status` is completed, pruned, stopped or failed; `reason` says why. Returns the nested run's id.
+        `status` is completed, pruned, stopped or failed; `reason` says why. Returns the nested run's id; one that an
+        adopted run has recorded with this status stays as it is.
         """
         from mlflow.entities import Metric, Param
 
+        known, earlier = self.trials.get(name, (None, ""))
+        if known is not None and earlier == status:
+            return known
+        if known is not None:  # it was stopped, and went on
+            self._client.delete_run(known)
         ended = int(time.time() * 1000)
         began = ended - int(seconds * 1000)
-        tags = {KIND_TAG: TRIAL, NAME_TAG: self.config.name, "mlflow.parentRunId": self.run_id, "trial.status": status}
+        tags = {KIND_TAG: TRIAL, NAME_TAG: self.config.name, adoption.PARENT: self.run_id, adoption.STATUS: status}
         if reason:
             tags["reason"] = cut(reason, MAX_TAG)
         run = self._client.create_run(self.experiment_id, start_time=began, tags=tags, run_name=name)
@@ -227,6 +257,7 @@ class Tracker:
             ]
         self._batch(run.info.run_id, metrics=metrics, params=[Param(k, cut(v)) for k, v in params.items()])
         self._client.set_terminated(run.info.run_id, "FAILED" if status == "failed" else "FINISHED", ended)
+        self.trials[name] = str(run.info.run_id), status
         return str(run.info.run_id)
 
     def log_report(self, html: str) -> None:
@@ -236,16 +267,28 @@ class Tracker:
 
     def log_package(self, directory: Path, package: ModelPackage, example: pd.DataFrame) -> LoggedPackage:
         """Store the package at `directory` as an MLflow model of this run; `example` is a few raw rows."""
+        facts = {"weights_sha256": package.manifest["weights_sha256"], "package_sha256": package.sha256}
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", self.config.name)  # stricter than run and registry names
+        logged = None
+        if self.adopt is not None:
+            logged = adoption.logged_model(self._client, self.experiment_id, self.run_id, package.sha256)
+        if logged is None:
+            logged = self._client.create_logged_model(
+                self.experiment_id, name=name, source_run_id=self.run_id, tags=facts, model_type=self.config.task
+            )
+        if logged.status != "READY":
+            self._store_model(logged, directory, package, example, facts)
+        self.tag({f"raymlops.{key}": value for key, value in facts.items()})
+        return LoggedPackage(logged.model_id, logged.artifact_location, package.sha256, facts["weights_sha256"])
+
+    def _store_model(
+        self, logged: LoggedModel, directory: Path, package: ModelPackage, example: pd.DataFrame, facts: dict[str, str]
+    ) -> None:
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
         from raymlops.registry.pyfunc import save_model
 
-        facts = {"weights_sha256": package.manifest["weights_sha256"], "package_sha256": package.sha256}
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", self.config.name)  # stricter than run and registry names
-        logged = self._client.create_logged_model(
-            self.experiment_id, name=name, source_run_id=self.run_id, tags=facts, model_type=self.config.task
-        )
         model = Model(
             artifact_path=logged.artifact_location,
             run_id=self.run_id,
@@ -256,10 +299,10 @@ class Tracker:
         with reported("storing the model"), tempfile.TemporaryDirectory(prefix="raymlops-mlflow-") as scratch:
             save_model(Path(scratch) / "model", package, directory, example, model)
             self._client.log_model_artifacts(logged.model_id, str(Path(scratch) / "model"))
-        self._client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, 0)])
+        told = self._client.get_run(self.run_id).outputs.model_outputs
+        if logged.model_id not in [output.model_id for output in told]:
+            self._client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, 0)])
         self._client.finalize_logged_model(logged.model_id, "READY")
-        self.tag({f"raymlops.{key}": value for key, value in facts.items()})
-        return LoggedPackage(logged.model_id, logged.artifact_location, package.sha256, facts["weights_sha256"])
 
     def log_evaluation(self, evaluation: Evaluation, verdict: Verdict, logged: LoggedPackage | None = None) -> None:
         """Holdout metrics (`holdout_…`, also on the logged model), slices, verdict and reasons."""
@@ -287,7 +330,8 @@ class Tracker:
         snapshot: str,
         compared_with: VersionRef | None,
     ) -> Registered:
-        """A new version of the registered model; the first gets alias `champion`, later ones `candidate`.
+        """A new version of the registered model, or the one that an adopted run has made of this package; the first
+        gets alias `champion`, later ones `candidate`.
 
         Raises RaymlopsError when the verdict is not blessed.
         """
@@ -309,11 +353,14 @@ class Tracker:
         except TrackingError as error:
             if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
+        version = None
+        if self.adopt is not None:
+            version = adoption.own_version(client, name, self.run_id, logged.package_sha256)
         # Against a database MLflow would look a `models:/` source up in the global store instead of this one.
         source = logged.location if self.tracking.direct else logged.uri
-        version = client.create_model_version(name, source, self.run_id, tags=tags, model_id=logged.model_id)
-        alias = CHAMPION if champion(self.tracking, name) is None else CANDIDATE
-        client.set_registered_model_alias(name, alias, version.version)
+        if version is None:
+            version = client.create_model_version(name, source, self.run_id, tags=tags, model_id=logged.model_id)
+        alias = adoption.settle_alias(client, name, str(version.version))
         shown = json.dumps([{"name": name, "version": str(version.version)}])
         client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": shown})  # MLflow's pages read this
         registered = Registered(name, str(version.version), alias)
@@ -344,7 +391,8 @@ class Tracker:
             )
         return str(found.experiment_id)
 
-    def _log_start(self) -> None:
+    def _log_start(self, run: Run | None = None) -> None:
+        """What is known before anything is done; of a run that goes on, what its death kept it from saying."""
         from mlflow.entities import Param
 
         git = lineage.git_state(self.base)
@@ -357,9 +405,13 @@ class Tracker:
             "raymlops": __version__,
         }
         plain = self.config.model_dump(mode="json", by_alias=True)
-        self._batch(self.run_id, params=[Param(k, cut(v)) for k, v in flat_params(plain).items()])
+        if run is not None and STARTED in run.data.tags:
+            return
+        known = {} if run is None else run.data.params
+        params = {k: v for k, v in flat_params(plain).items() if k not in known}
+        self._batch(self.run_id, params=[Param(k, cut(v)) for k, v in params.items()])
         tags = {
-            "git.state": "not a git repository" if git is None else "changed" if git.dirty else "clean",
+            STARTED: "not a git repository" if git is None else "changed" if git.dirty else "clean",
             "hardware": f"{machine['cpus']} × {machine['cpu']}, {len(machine['gpus'])} GPU",
             "python": machine["python"],
         }
@@ -372,8 +424,8 @@ class Tracker:
         if git is not None:
             tags |= {"mlflow.source.git.commit": git.commit or "", "mlflow.source.git.branch": git.branch or ""}
             files["git.diff"] = git.diff
-        self.tag(tags)
         self.log_files(files)
+        self.tag(tags)  # last: they vouch for the files
 
     def _batch(
         self,

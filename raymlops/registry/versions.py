@@ -120,3 +120,9 @@ def _lookup(tracking: Tracking, name: str, alias: str, version: str | None) -> V
 
 def _known_names(tracking: Tracking) -> list[str]:
     return sorted(m.name for m in tracking.client.search_registered_models()) if tracking.exists else []
+
+
+def registered(tracking: Tracking, name: str, version: str, package_sha256: str) -> bool:
+    """Whether this version exists and is of this package."""
+    found = _lookup(tracking, name, CHAMPION, version)
+    return found is not None and found.tags.get("package_sha256") == package_sha256

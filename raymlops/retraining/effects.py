@@ -13,7 +13,6 @@ from raymlops.data.build import current_contract
 from raymlops.errors import ConfigError, RaymlopsError
 from raymlops.monitoring.signals import Observation
 from raymlops.registry.backend import tracking
-from raymlops.registry.resumption import find_done
 from raymlops.registry.versions import find_version
 from raymlops.retraining import delivery, extents, orders
 from raymlops.retraining.journal import Retraining
@@ -86,9 +85,6 @@ class Production:
     def train(self, retraining: Retraining, now: datetime, fence: Callable[[], None]) -> Trained:
         from raymlops.retraining.pipeline import Origin, run_job
 
-        done = find_done(self._registry, self.config.name, TAG, retraining.id)
-        if done is not None:
-            return Trained(**vars(done))
         recipe = Recipe(**retraining.began["recipe"])
         start, values = None, {}
         if recipe.train != "search":

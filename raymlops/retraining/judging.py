@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymlops.config import Config
 from raymlops.errors import DataError
+from raymlops.registry.values import dump
 from raymlops.store import Store
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from raymlops.data.snapshot import BuiltSnapshot
+    from raymlops.registry.backend import Tracking
     from raymlops.registry.package import ModelPackage
     from raymlops.registry.tracking import Tracker
     from raymlops.registry.versions import VersionRef
@@ -114,3 +117,57 @@ def register(
         logged, judged.verdict, judged.evaluation.metrics, built.snapshot.hash, judged.champion
     )
     return registered.uri, registered.version, registered.alias
+
+
+def judged_output(judged: Judged, package: ModelPackage, path: str) -> dict[str, Any]:
+    """What is recorded of a verdict: plain values. Scores are left out; the package, kept at `path`, gives them again."""
+    plain: dict[str, Any] = json.loads(dump({"evaluation": judged.evaluation.to_dict(), "verdict": asdict(judged.verdict)}))
+    return {
+        **plain,
+        "package": path,
+        "package_sha256": package.sha256,
+        "weights_sha256": package.manifest["weights_sha256"],
+        "champion": None if judged.champion is None else judged.champion.version,
+    }
+
+
+def judged_again(
+    config: Config, package: ModelPackage, built: BuiltSnapshot, output: Mapping[str, Any], tracking: Tracking
+) -> Judged:
+    """A verdict as it was recorded."""
+    from raymlops.registry.versions import VersionRef
+    from raymlops.training.evaluation import Evaluation
+    from raymlops.training.gate import Check, Verdict
+
+    frame = built.snapshot.table("holdout").to_pandas()
+    labels = package.transform.raw_targets(frame[config.data.target])
+    verdict = output["verdict"]
+    version = output["champion"]
+    return Judged(
+        Evaluation.from_dict(output["evaluation"]),
+        Verdict(verdict["blessed"], verdict["reasons"], [Check(**check) for check in verdict["checks"]]),
+        labels,
+        package.scores(frame),
+        None if version is None else VersionRef(tracking, config.name, version, None, {}),
+    )
+
+
+def keep_package(store: Store, path: str, directory: Path) -> None:
+    """Store the package at `directory` below `path`, its manifest last."""
+    from raymlops.registry.package import MANIFEST, read_files
+
+    files = read_files(directory)
+    for name in sorted(files, key=lambda name: name == MANIFEST):
+        store.write(f"{path}/{name}", files[name])
+
+
+def fetch_package(store: Store, path: str, directory: Path, sha256: str) -> ModelPackage:
+    """The package kept below `path`, copied to `directory` and checked. Raises IntegrityError when it was changed."""
+    from raymlops.registry.package import MANIFEST, load_package
+
+    names = [MANIFEST, *json.loads(store.read(f"{path}/{MANIFEST}"))["files"]]
+    for name in names:
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(store.read(f"{path}/{name}"))
+    return load_package(directory, sha256=sha256)

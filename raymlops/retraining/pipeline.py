@@ -1,22 +1,25 @@
-"""The main job: from raw rows to a registered champion or candidate, step by step."""
+"""The main job, from raw rows to a registered champion or candidate: what of it has to be done, by whom, in which run."""
 
 from __future__ import annotations
 
 import importlib
 import logging
-import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymlops.cluster import check_shared_storage, connected
 from raymlops.config import Config
-from raymlops.errors import ConfigError
+from raymlops.errors import ConfigError, DataError, RaymlopsError, Refused
 from raymlops.imports import resolve, ship_by_value, user_functions
+from raymlops.retraining.desk import Desk, Origin
+from raymlops.retraining.inputs import ON_RAY, StepName, inputs_of
+from raymlops.retraining.lock import Claim, hold
+from raymlops.retraining.plan import JobRecord, Planned, goes_on_with
 from raymlops.retraining.result import RunResult
 from raymlops.retraining.steps import Steps
 from raymlops.retraining.watch import Watch
@@ -25,236 +28,201 @@ from raymlops.store import Store
 if TYPE_CHECKING:
     from raymlops.data.snapshot import BuiltSnapshot
     from raymlops.registry.package import ModelPackage
-    from raymlops.registry.tracking import Tracker
-    from raymlops.training.objective import ValidationMetric
-    from raymlops.training.search import TrialRecord
+
+__all__ = ["Origin", "plan_job", "run_job"]
 
 log = logging.getLogger(__name__)
 
 SLOW_IMPORTS = ("mlflow", "mlflow.pyfunc", "torch", "raymlops.registry.tracking", "raymlops.registry.package")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a job has to know when it is a retraining."""
-
-    tags: Mapping[str, str] = field(default_factory=dict)
-    """Set on its run and on the version that it registers."""
-    start: ModelPackage | None = None
-    """Train on from these weights, with the features as they were fitted for them."""
-    values: Mapping[str, Any] = field(default_factory=dict)
-    """What an earlier search found and the configuration takes over; recorded with what this one finds."""
-    fence: Callable[[], None] = lambda: None
-    """Called before the model is registered; raises when somebody else has taken the work over."""
+JOB_TAG = "raymlops.job"
+"""On runs: the key of the job that they are of."""
 
 
 def run_job(
-    config: Config, base: Path, watch: Watch, now: datetime | None = None, origin: Origin | None = None
+    config: Config,
+    base: Path,
+    watch: Watch,
+    now: datetime | None = None,
+    origin: Origin | None = None,
+    *,
+    forced: StepName | None = None,
+    resume: str | None = None,
 ) -> RunResult:
-    """Run the whole job that `config` describes; `base` is the configuration file's directory.
+    """Do what has to be done of the job that `config` describes; `base` is the configuration file's directory.
 
-    Raises RaymlopsError (ConfigError, DataError, ContractViolated, ...) when a step cannot be done; a model that the
-    gate refuses is a result, not an error.
+    Steps whose inputs have not changed since some run of the model did them are not done again. A run of this job that
+    was killed or interrupted is gone on with. `forced` is a step that is done again with all that follow it, changed or
+    not; `resume` the id of a run that has to be the one that goes on.
+
+    Raises RaymlopsError (ConfigError, DataError, ContractViolated, Held, ...) when a step cannot be done; a model that
+    the gate refuses is a result, not an error.
     """
     steps = Steps(watch)
     origin = origin or Origin()
     _check_start(config, origin.start)
-    now = now or datetime.now(UTC)
-    functions = {name: resolve(path, name) for name, path in user_functions(config).items()}
     store = Store.at(config.storage)
-    with steps.step("start", "Ray and tracking"):
-        # Importing MLflow and torch takes seconds, and so does starting Ray: do both at once.
-        imports = threading.Thread(target=_import_slow_modules, name="imports", daemon=True)
-        imports.start()
-        session = connected(config.ray)
-        cluster = session.__enter__()
-        try:
-            check_shared_storage(config, store, cluster.nodes)
-            ship_by_value(base)
-            imports.join()
-            from raymlops.registry.tracking import Tracker
-            from raymlops.training.resources import concurrent_trials
-            from raymlops.training.search import cluster_nodes
-            from raymlops.training.space import check_space
+    with steps.step("plan", "what has changed since the last run"):
+        desk = Desk(config, base, store, origin, now)
+        plan = desk.plan(forced)
+        for planned in plan:
+            if planned.runs and planned.told:
+                watch.note(f"{planned.step}: {planned.why}")
+    if _nothing_to_do(desk, plan):
+        return _earlier(desk, plan, steps)
+    with hold(store, desk.records.lock_root(desk.key), config.name) as claim:
+        desk.look()  # somebody may have worked on it until now
+        forced = forced or (desk.earlier.forced if desk.own and desk.earlier else None)
+        plan = desk.plan(forced)
+        if _nothing_to_do(desk, plan):
+            return _earlier(desk, plan, steps)
+        desk.memory.save()
+        return _work(desk, plan, forced, resume, steps, claim)
 
-            check_space(config)
-            concurrent_trials(cluster_nodes(), config.train, config.search)
-            tracker = Tracker(config, store, base, now, origin.tags)
-        except BaseException:
-            session.__exit__(None, None, None)
-            raise
-    watch.note(str(cluster))
+
+def plan_job(
+    config: Config, base: Path, forced: StepName | None = None, now: datetime | None = None
+) -> tuple[list[Planned], str | None]:
+    """Which steps `run_job` would do and why, and the run that it would go on with. Starts nothing, writes nothing."""
+    desk = Desk(config, base, Store.at(config.storage), Origin(), now)
+    forced = forced or (desk.earlier.forced if desk.own and desk.earlier else None)
+    plan = desk.plan(forced)
+    return plan, None if _nothing_to_do(desk, plan) else goes_on_with(desk.earlier, plan, forced)
+
+
+def _nothing_to_do(desk: Desk, plan: list[Planned]) -> bool:
+    return desk.own is None and not any(planned.runs for planned in plan)
+
+
+def _earlier(desk: Desk, plan: list[Planned], steps: Steps) -> RunResult:
+    """The result of the run that did it all."""
+    report = plan[-1].record
+    assert report is not None
+    return RunResult(**report.output["result"], seconds=steps.total(), reused=[p.step for p in plan], unchanged=True)
+
+
+def _work(
+    desk: Desk, plan: list[Planned], forced: StepName | None, resume: str | None, steps: Steps, claim: Claim
+) -> RunResult:
+    from raymlops.registry.adoption import close_run, orphan, run_exists
+
+    functions = {name: resolve(path, name) for name, path in user_functions(desk.config).items()}
+    earlier, own = desk.earlier, desk.own
+    with _engine(desk, steps, any(planned.runs and planned.step in ON_RAY for planned in plan)):
+        built, failure, made = None, None, {}
+        if earlier is not None and plan[0].runs:
+            # Whether the earlier run can be gone on with depends on what is read now, so no run is opened before.
+            built, failure = _read_first(desk, functions, steps, f"{desk.key[:16]}-{claim.number}")
+            if built is not None:
+                made["snapshot"] = desk.read(built)
+                plan = desk.plan(forced, made)
+                if _nothing_to_do(desk, plan) and plan[0].record is not None:
+                    inputs = inputs_of("snapshot", desk.facts, {})  # the next run need not read again
+                    desk.records.done("snapshot", inputs, made["snapshot"], plan[0].record.run, steps.seconds["snapshot"])
+                    return _earlier(desk, plan, steps)
+        adopt = None if failure is not None else goes_on_with(earlier, plan, forced)
+        adopt = adopt if adopt and run_exists(desk.tracking, adopt) else None
+        if resume is not None and adopt != resume:
+            raise RaymlopsError(f"run {resume}: cannot go on, {_why_not(plan)}; without --resume a new run begins")
+        if own is not None and own != adopt:
+            close_run(desk.tracking, own, "killed or interrupted; what it read has changed since, so another run began")
+        if adopt is None and forced is None and failure is None:
+            adopt = orphan(desk.tracking, desk.config.name, JOB_TAG, desk.key)
+        with _tracked(desk, forced, adopt, steps.watch) as (tracker, record):
+            if failure is not None:
+                raise failure
+            from raymlops.retraining.job import Job
+
+            def fence() -> None:
+                desk.origin.fence()
+                claim.check()
+
+            return Job(desk, record, own if own == adopt else None, functions, tracker, steps, fence).run(built)
+
+
+def _read_first(
+    desk: Desk, functions: dict[str, Any], steps: Steps, directory: str
+) -> tuple[BuiltSnapshot | None, Exception | None]:
+    from raymlops.retraining.job import read_source
+
     try:
-        with tracker:
-            return Job(config, base, store, functions, tracker, steps, now, origin).run()
-    finally:
-        session.__exit__(None, None, None)
+        return read_source(desk, functions, steps, directory), None
+    except Exception as error:  # told by the run that is going to be opened for it
+        return None, error
 
 
-@dataclass
-class Job:
-    """The steps in order, over one tracked run."""
+def _why_not(plan: Sequence[Planned]) -> str:
+    return "; ".join(f"{planned.step}: {planned.why}" for planned in plan if planned.runs) or "it is not unfinished"
 
-    config: Config
-    base: Path
-    store: Store
-    functions: dict[str, Any]
-    tracker: Tracker
-    steps: Steps
-    now: datetime
-    origin: Origin
 
-    def run(self) -> RunResult:
-        from raymlops.retraining.judging import judge, package_model, register
-        from raymlops.retraining.reporting import data_notes, job_report
-        from raymlops.training.space import with_values
+@contextmanager
+def _tracked(desk: Desk, forced: StepName | None, adopt: str | None, watch: Watch) -> Iterator[tuple[Any, JobRecord]]:
+    """An open run, new or adopted, and the job's record of how it ends."""
+    from raymlops.registry.tracking import Tracker
+    from raymlops.training.search import SearchFailed
 
-        config, tracker, metric = self.config, self.tracker, self.metric
-        self.steps.watch.run_started(self.tracker.run_id)
-        with self.steps.step("snapshot", "read, check, profile and encode the data"):
-            built = self._snapshot()
-        trials, best, weights_path = self._train(built)
-        with tempfile.TemporaryDirectory(prefix="raymlops-") as folder:
-            directory = Path(folder) / "package"
-            with self.steps.step("gate", "judge the model on the holdout"):
-                facts = {
-                    "run_id": tracker.run_id,
-                    "snapshot": built.snapshot.hash,
-                    "trial": best.name,
-                    "values": {**self.origin.values, **best.values},
-                }
-                final = with_values(config, best.values)
-                package = package_model(directory, final, self.store, self.base, built, weights_path, facts, self.now)
-                judged = judge(config, package, built, tracker.champion(), metric.name)
-            with self.steps.step("register", "record, report and register"):
-                model, version, alias = register(tracker, directory, package, built, judged, self.origin.fence)
-            with self.steps.step("report", "draw the report"):
-                seconds = self.steps.seconds
-                html = job_report(
-                    config, package, built, trials, judged, metric, tracker, version, alias, seconds, self.now
-                )
-                tracker.log_report(html)
-        return RunResult(
-            run_id=self.tracker.run_id,
-            name=self.config.name,
-            model=model,
-            version=version,
-            alias=alias,
-            verdict="blessed" if judged.verdict.blessed else "refused",
-            reasons=judged.verdict.reasons,
-            metrics=judged.evaluation.metrics,
-            snapshot=built.snapshot.hash,
-            weights_sha256=package.manifest["weights_sha256"],
-            seconds=self.steps.total(),
-            notes=data_notes(built),
+    known = desk.earlier if desk.earlier is not None and desk.earlier.run_id == adopt else None
+    began = desk.now if known is None else datetime.fromtimestamp(known.at, UTC)
+    tracker = Tracker(desk.config, desk.store, desk.base, began, {**desk.origin.tags, JOB_TAG: desk.key}, adopt)
+    records = desk.records
+
+    def settle(status: str, error: str | None = None) -> None:
+        current = records.job(desk.key) or record
+        records.write_job(replace(current, status=status, error=error))
+
+    with tracker:
+        record = JobRecord(
+            key=desk.key,
+            run_id=tracker.run_id,
+            status="running",
+            at=began.timestamp(),
+            config=desk.facts.config,
+            base=str(desk.base),
+            tags=dict(desk.origin.tags),
+            forced=forced,
+            started={} if known is None else known.started,
         )
-
-    def _snapshot(self) -> BuiltSnapshot:
-        from raymlops.data.build import build_snapshot
-
-        watch, tracker = self.steps.watch, self.tracker
-        start = self.origin.start
-        built = build_snapshot(
-            self.config,
-            self.base,
-            self.store,
-            tracker.run_id,
-            self.now,
-            self.functions,
-            watch.note,
-            state=None if start is None else start.transform.state,
-        )
-        snapshot = built.snapshot
-        tracker.log_data(
-            snapshot=snapshot.hash,
-            source=built.source,
-            rows=snapshot.rows,
-            columns=snapshot.manifest["columns"],
-            contract=built.contract.to_yaml(),
-            profile=built.profile.to_dict(),
-        )
-        rows = ", ".join(f"{snapshot.rows[part]:,} {part}" for part in ("train", "validation", "holdout"))
-        watch.note(f"snapshot {snapshot.hash[:12]} {'reused' if built.reused else 'written'}: {rows} rows")
-        return built
-
-    def _train(self, built: BuiltSnapshot) -> tuple[list[TrialRecord], TrialRecord, str]:
-        """Search, then refit if asked for; returns the trials, the best one and where the final weights are."""
-        from raymlops.training.search import SearchFailed, run_search, share_parts
-        from raymlops.training.space import trial_count
-
-        context = self._context(built)
-        metric = self.metric
-        expected = trial_count(self.config)
-        logged: set[int] = set()
-
-        def on_update(records: Sequence[TrialRecord], changed: TrialRecord) -> None:
-            self.steps.watch.trials(records, expected, metric.name, metric.mode)
-            if changed.finished and changed.number not in logged:
-                logged.add(changed.number)
-                background.submit(self._log_trial, changed)
-
-        with ThreadPoolExecutor(1, thread_name_prefix="tracking") as background:
-            with self.steps.step("search", f"{expected} trials, comparing {metric.name}"):
-                handles = share_parts(built.snapshot, self.config)
-                try:
-                    trials, best = run_search(context, handles, on_update)
-                except SearchFailed as failure:
-                    for trial in failure.trials:
-                        if trial.number not in logged:
-                            self._log_trial(trial)
-                    raise
-            for trial in trials:
-                if trial.number not in logged:
-                    background.submit(self._log_trial, trial)
-            if not self.config.search.refit:
-                return trials, best, best.path
-            with self.steps.step("refit", f"{best.name} again, on training and validation rows"):
-                from raymlops.training.refit import refit
-
-                return trials, best, refit(context, handles, best)
-
-    @property
-    def metric(self) -> ValidationMetric:
-        from raymlops.training.objective import ValidationMetric
-
-        return ValidationMetric.resolve(self.config.train.metric, self.config.task, self.functions.get("train.metric"))
-
-    def _context(self, built: BuiltSnapshot) -> Any:
-        from raymlops.training.checkpoint import save_checkpoint
-        from raymlops.training.loop import Target
-        from raymlops.training.trial import TrialContext
-
-        state = built.snapshot.state()
-        target = Target(**state.target) if self.config.task == "regression" else Target()
-        path = f"runs/{self.config.name}/{self.tracker.run_id}"
-        start = None
-        if self.origin.start is not None:
-            start = f"{path}/start"
-            save_checkpoint(self.store, start, self.origin.start.module.state_dict(), {})
-        return TrialContext(
-            config=self.config,
-            spec=self._transform(built).spec,
-            target=target,
-            snapshot=built.snapshot,
-            store=self.store,
-            path=path,
-            start=start,
-            factory=self.functions.get("model.factory"),
-            loss=self.functions.get("train.loss"),
-            metric=self.functions.get("train.metric"),
-        )
-
-    def _transform(self, built: BuiltSnapshot) -> Any:
-        from raymlops.features.transform import Transform
-
-        derived = {name: self.functions[f"features.derived.{name}.function"] for name in self.config.features.derived}
-        return Transform(self.config.features, built.snapshot.state(), self.config.task, derived)
-
-    def _log_trial(self, trial: TrialRecord) -> None:
+        records.write_job(record)
+        if adopt is not None:
+            watch.note(f"goes on with run {adopt}")
         try:
-            self.tracker.log_trial(trial.name, trial.values, trial.curves, trial.status, trial.reason, trial.seconds)
-        except Exception as error:  # a lost trial record must not cost the search
-            log.warning("tracking: %s could not be recorded: %s", trial.name, error)
+            yield tracker, record
+        except (Refused, ConfigError, DataError, SearchFailed) as error:  # the same would come of it again
+            settle("failed", str(error))
+            raise
+        except BaseException as error:
+            settle("stopped", f"{type(error).__name__}: {error}")
+            raise
+    settle("done")
+
+
+@contextmanager
+def _engine(desk: Desk, steps: Steps, needed: bool) -> Iterator[None]:
+    """Ray and the modules that take seconds to import; the latter alone when no step needs Ray."""
+    with ExitStack() as stack:
+        with steps.step("start", "Ray and tracking" if needed else "tracking"):
+            # Importing MLflow and torch takes seconds, and so does starting Ray: do both at once.
+            imports = threading.Thread(target=_import_slow_modules, name="imports", daemon=True)
+            imports.start()
+            if needed:
+                cluster = stack.enter_context(connected(desk.config.ray))
+                check_shared_storage(desk.config, desk.store, cluster.nodes)
+                ship_by_value(desk.base)
+            imports.join()
+            if needed:
+                _check_fits(desk.config)
+                steps.watch.note(str(cluster))
+        yield
+
+
+def _check_fits(config: Config) -> None:
+    """Raises ConfigError for a search space that leads nowhere, ResourceError for a trial that the cluster cannot
+    hold."""
+    from raymlops.training.resources import concurrent_trials
+    from raymlops.training.search import cluster_nodes
+    from raymlops.training.space import check_space
+
+    check_space(config)
+    concurrent_trials(cluster_nodes(), config.train, config.search)
 
 
 def _check_start(config: Config, start: ModelPackage | None) -> None:

@@ -16,6 +16,7 @@ class RunResult:
     """URI to load the model by: `models:/NAME/VERSION`, or the run's artifact when it was refused."""
     version: str | None
     alias: str | None
+    """The alias that the version was registered with."""
     verdict: str
     """`blessed` or `refused`."""
     reasons: list[str]
@@ -25,6 +26,10 @@ class RunResult:
     seconds: dict[str, float]
     """Wall-clock seconds by step, and `total`."""
     notes: list[str] = field(default_factory=list)
+    reused: list[str] = field(default_factory=list)
+    """Steps that were not done again, since nothing that they read has changed."""
+    unchanged: bool = False
+    """Whether that was all of them: then this is the result of the run that did them."""
 
     @property
     def exit_code(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,11 +19,12 @@ class Steps:
     started: float = field(default_factory=time.perf_counter)
 
     @contextmanager
-    def step(self, name: str, what: str) -> Iterator[None]:
+    def step(self, name: str, what: str) -> Iterator[Callable[[], float]]:
+        """Gives a function that tells how many seconds the step has taken so far."""
         self.watch.step_started(name, what)
         began = time.perf_counter()
         try:
-            yield
+            yield lambda: round(time.perf_counter() - began, 3)
         except BaseException:
             self.watch.step_failed(name)
             raise

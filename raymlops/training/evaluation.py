@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -94,6 +94,16 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Evaluation:
+        """From what `to_dict` gave, also by way of JSON."""
+        comparison = plain["comparison"]
+        if comparison is not None:
+            comparison = Comparison(**{**comparison, "interval": tuple(comparison["interval"])})
+        rows = [SliceRow(**row) for row in plain["slices"]]
+        behaviours = [BehaviourResult(**result) for result in plain["behaviours"]]
+        return cls(**{**plain, "slices": rows, "comparison": comparison, "behaviours": behaviours})
 
 
 def evaluate(
