@@ -57,10 +57,10 @@ def build_snapshot(
     """Read the source once and store what training needs, or find that it is stored already.
 
     `functions` are the configuration's resolved import paths by key path. `state` is what the features were fitted to
-    earlier and keep; they are fitted to the training part when it is None. `sha256` are hashes of local source files by path,
-    where they are known: lineage names them. Raises DataError for data that cannot be
-    used, ContractViolated for data that breaks its contract, StoreError when a file cannot be written; none of them
-    leaves anything behind under `snapshots/`.
+    earlier and keep; they are fitted to the training part when it is None. `sha256` are hashes of local source files by
+    path where they are known: lineage names them. Raises DataError for data that cannot be used, ContractViolated for
+    data that breaks its contract, StoreError when a file cannot be written; none of them leaves anything behind under
+    `snapshots/`.
     """
     staging, quarantine = f"staging/{run_id}", f"quarantine/{run_id}"
     derived = {name: functions[f"features.derived.{name}.function"] for name in config.features.derived}

@@ -1,8 +1,8 @@
-"""What a source holds, told without reading rows: enough to know that nothing changed since it was last read.
+"""What a source holds, told without reading rows: enough to know that nothing changed since the last time.
 
-Local files are known by their content. Hashing all of it each time would cost minutes, so a file's SHA-256 is remembered
-together with its path, size, modification time and inode, and trusted while these stay the same; git's index works so,
-too. Files elsewhere are known by size and modification time, a Delta Lake table by its id and version. What a query or a
+Local files are known by their content. Hashing all of it each time would cost minutes, so a file's SHA-256 is kept
+together with its path, size, modification time and inode, and trusted while these stay the same, as in git's index.
+Files elsewhere are known by size and modification time, a Delta Lake table by its id and version. What a query or a
 function returns can only be known by asking: those sources have no fingerprint.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import socket
 import time
 from collections.abc import Sequence
@@ -81,7 +80,7 @@ class Memory:
             self.changed = False
 
     def _identity(self, path: str) -> list[str | int]:
-        found = os.stat(path)
+        found = Path(path).stat()
         return [self.host, found.st_size, found.st_mtime_ns, found.st_ino]
 
 

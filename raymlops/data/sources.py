@@ -37,8 +37,8 @@ def open_source(
 ) -> OpenedSource:
     """Find out what there is to read.
 
-    `functions` are resolved import paths by key path, `sha256` hashes of local files by their path, where they are known
-    already; they become part of the description. Raises DataError when the source does not exist, has no rows, or
+    `functions` are resolved import paths by key path, `sha256` hashes of local files by their path where they are known:
+    they become part of the description. Raises DataError when the source does not exist, has no rows, or
     its files contradict each other.
     """
     source = data.source

@@ -86,14 +86,12 @@ def logged_model(client: Any, experiment: str, run_id: str, package_sha256: str)
 def own_version(client: Any, name: str, run_id: str, package_sha256: str) -> Any | None:
     """The version that this run has registered of this package."""
     versions = client.search_model_versions(f"run_id = '{run_id}'", max_results=PAGE)
-    return next(
-        (v for v in versions if v.name == name and dict(v.tags).get("package_sha256") == package_sha256), None
-    )
+    return next((v for v in versions if v.name == name and dict(v.tags).get("package_sha256") == package_sha256), None)
 
 
 def settle_alias(client: Any, name: str, version: str) -> str:
-    """Give a version its alias unless it had one or a later version took it: the first of a model is its champion, later
-    ones its candidate. Returns the alias that was due to it."""
+    """Give a version its alias unless it had one or a later version took it: the first of a model is its champion,
+    later ones its candidate. Returns the alias that was due to it."""
     aliases = {alias: str(number) for alias, number in client.get_registered_model(name).aliases.items()}
     due = CHAMPION if aliases.get(CHAMPION, version) == version else CANDIDATE
     if int(aliases.get(due, 0)) < int(version):

@@ -68,7 +68,7 @@ def plan_command(config: Config, base: Path, as_json: bool, forced: StepName | N
 
 
 def _rows(plan: Sequence[Planned]) -> list[tuple[str, str, str]]:
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for planned in plan:
         run = "" if planned.record is None else f" since run {planned.record.run[:12]}"
         rows.append((planned.step, "run" if planned.runs else "reuse", f"{planned.why}{run}"))
@@ -78,10 +78,13 @@ def _rows(plan: Sequence[Planned]) -> list[tuple[str, str, str]]:
 
 def step_named(name: str | None) -> StepName | None:
     """The step that `--from` means; parts of the snapshot stand for it. Raises ConfigError for anything else."""
-    if name is None or name in STEPS:
-        return name  # type: ignore[return-value]
+    if name is None:
+        return None
     if name in PARTS:
         return "snapshot"
+    for step in STEPS:
+        if step == name:
+            return step
     raise ConfigError(f"--from: found {name!r}, expected one of {', '.join([*STEPS, *PARTS])}")
 
 

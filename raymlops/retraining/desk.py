@@ -1,4 +1,4 @@
-"""Everything that is known about a job before anything is done: facts, records, champion; and the plan that they make."""
+"""Everything known about a job before anything is done: facts, records, champion; and the plan that they make."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from raymlops.config import Config
 from raymlops.data.fingerprint import Memory, fingerprint
-from raymlops.errors import DataError
 from raymlops.registry.backend import tracking
-from raymlops.retraining.facts import Facts, gather, with_contract
+from raymlops.retraining.facts import gather, with_contract
 from raymlops.retraining.inputs import PARTS, StepName, job_key, key_of, part_inputs
 from raymlops.retraining.plan import JobRecord, Planned, make_plan
 from raymlops.retraining.records import Evidence, Records

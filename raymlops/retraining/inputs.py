@@ -23,6 +23,9 @@ them together. Each part has a key of its own, which says what made the pass nec
 Inputs = dict[str, dict[str, Any]]
 """Group (`config`, `source`, `function`, `version`, …) to name to plain value."""
 
+Outputs = Mapping[StepName, Mapping[str, Any]]
+"""What the steps so far made."""
+
 ELSEWHERE = ("serving", "rollout", "labels", "monitoring", "retraining", "ray", "storage", "storage_shared")
 """Sections that no step of a job reads, or that only say where it runs."""
 SAFETY = ("checkpoint", "max_failures")
@@ -42,7 +45,8 @@ def key_of(inputs: Inputs) -> str:
 def job_key(facts: Facts) -> str:
     """What makes two runs the same job: the configuration as far as its steps read it, and what it was ordered for."""
     config = {name: value for name, value in facts.config.items() if name not in ELSEWHERE}
-    return key_of({"config": {**config, "train": _training(facts.config)}, "for": dict(facts.tags)})
+    data = {name: value for name, value in config["data"].items() if name != "in_memory_share"}
+    return key_of({"config": {**config, "data": data, "train": _training(config)}, "for": dict(facts.tags)})
 
 
 def part_inputs(part: str, facts: Facts) -> Inputs:
@@ -73,19 +77,21 @@ def own_inputs(step: StepName, facts: Facts) -> Inputs:
             "version": dict(facts.versions),
         }
     if step == "gate":
-        config = _picked(facts.config, "name", "task", "seed", "data.target", "features", "model", "train.metric", "gate")
+        config = _picked(
+            facts.config, "name", "task", "seed", "data.target", "features", "model", "train.metric", "gate"
+        )
         functions = _functions(facts, "features", "model.", "train.metric")
         job = {"job": job_key(facts), "values": dict(facts.values)}
         return {"config": config, "function": functions, "job": job, "version": _versions(facts, "raymlops")}
     return {"config": _picked(facts.config, "tracking"), "version": _versions(facts, "raymlops")}
 
 
-def inputs_of(step: StepName, facts: Facts, outputs: Mapping[str, Mapping[str, Any]]) -> Inputs:
+def inputs_of(step: StepName, facts: Facts, outputs: Outputs) -> Inputs:
     """Everything that the step reads; `outputs` are those of the steps before it."""
     return {"from": _upstream(step, outputs), **own_inputs(step, facts)}
 
 
-def _upstream(step: StepName, outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _upstream(step: StepName, outputs: Outputs) -> dict[str, Any]:
     if step == "snapshot":
         return {}
     snapshot = {"snapshot": outputs["snapshot"]["hash"]}
@@ -95,7 +101,7 @@ def _upstream(step: StepName, outputs: Mapping[str, Mapping[str, Any]]) -> dict[
     if step == "refit":
         return {**snapshot, "values": winner["values"], "epochs": winner["epoch"]}
     if step == "gate":
-        weights = outputs["refit"] if "refit" in outputs else winner
+        weights = outputs.get("refit", winner)
         return {**snapshot, "values": winner["values"], "weights": weights["weights_sha256"]}
     package = {"package": outputs["gate"]["package_sha256"]}
     return package if step == "register" else {**package, "version": outputs["register"]["version"]}

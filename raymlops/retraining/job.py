@@ -1,4 +1,4 @@
-"""The steps of a job in order, over one tracked run: each is found done, or is done and recorded when it is complete."""
+"""The steps of a job in order, over one tracked run: each is found done, or done and recorded when complete."""
 
 from __future__ import annotations
 

@@ -120,8 +120,10 @@ def register(
 
 
 def judged_output(judged: Judged, package: ModelPackage, path: str) -> dict[str, Any]:
-    """What is recorded of a verdict: plain values. Scores are left out; the package, kept at `path`, gives them again."""
-    plain: dict[str, Any] = json.loads(dump({"evaluation": judged.evaluation.to_dict(), "verdict": asdict(judged.verdict)}))
+    """What is recorded of a verdict: plain values, without scores, which the package kept at `path` gives again."""
+    plain: dict[str, Any] = json.loads(
+        dump({"evaluation": judged.evaluation.to_dict(), "verdict": asdict(judged.verdict)})
+    )
     return {
         **plain,
         "package": path,

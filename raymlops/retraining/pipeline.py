@@ -1,4 +1,4 @@
-"""The main job, from raw rows to a registered champion or candidate: what of it has to be done, by whom, in which run."""
+"""The main job, from raw rows to a registered champion or candidate: what has to be done, by whom, in which run."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ def _work(
     functions = {name: resolve(path, name) for name, path in user_functions(desk.config).items()}
     earlier, own = desk.earlier, desk.own
     with _engine(desk, steps, any(planned.runs and planned.step in ON_RAY for planned in plan)):
-        built, failure, made = None, None, {}
+        built, failure = None, None
+        made: dict[StepName, dict[str, Any]] = {}
         if earlier is not None and plan[0].runs:
             # Whether the earlier run can be gone on with depends on what is read now, so no run is opened before.
             built, failure = _read_first(desk, functions, steps, f"{desk.key[:16]}-{claim.number}")
@@ -117,7 +118,9 @@ def _work(
                 plan = desk.plan(forced, made)
                 if _nothing_to_do(desk, plan) and plan[0].record is not None:
                     inputs = inputs_of("snapshot", desk.facts, {})  # the next run need not read again
-                    desk.records.done("snapshot", inputs, made["snapshot"], plan[0].record.run, steps.seconds["snapshot"])
+                    desk.records.done(
+                        "snapshot", inputs, made["snapshot"], plan[0].record.run, steps.seconds["snapshot"]
+                    )
                     return _earlier(desk, plan, steps)
         adopt = None if failure is not None else goes_on_with(earlier, plan, forced)
         adopt = adopt if adopt and run_exists(desk.tracking, adopt) else None

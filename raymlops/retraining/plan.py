@@ -1,4 +1,4 @@
-"""Which steps of a job have to run, and in which tracked run: decided from what is recorded and what is true now. Pure."""
+"""Which steps of a job have to run, and in which tracked run: from what is recorded and what is true now. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from raymlops.retraining.inputs import (
     PARTS,
     STEPS,
     Inputs,
+    Outputs,
     StepName,
     inputs_of,
     key_of,
@@ -19,7 +20,6 @@ from raymlops.retraining.inputs import (
     part_inputs,
     steps_of,
 )
-
 
 FIRST, FOLLOWS = "was not done yet", "follows "
 
@@ -108,14 +108,14 @@ def make_plan(
     book: Book,
     forced: StepName | None = None,
     own: str | None = None,
-    made: Mapping[StepName, dict[str, Any]] | None = None,
+    made: Outputs | None = None,
 ) -> list[Planned]:
     """Step by step: what was done with the same inputs, by any run of the model, is not done again.
 
     From the step `forced` on only what the run `own` did counts. `made` are outputs of steps that were done just now;
     they are not in the plan. Behind a step that has to run nothing is certain: it may give the same as before.
     """
-    outputs: dict[str, Mapping[str, Any]] = dict(made or {})
+    outputs: dict[StepName, Mapping[str, Any]] = {**(made or {})}
     plan: list[Planned] = []
     running: StepName | None = None
     for step in steps_of(facts.config):
@@ -138,7 +138,7 @@ def plan_step(
     step: StepName,
     facts: Facts,
     book: Book,
-    outputs: Mapping[str, Mapping[str, Any]],
+    outputs: Outputs,
     forced: StepName | None = None,
     own: str | None = None,
 ) -> Planned:
@@ -178,16 +178,18 @@ def _parts(facts: Facts, book: Book) -> dict[str, str]:
     if latest is None:
         return {}
     before = latest.output["parts"]
-    return {part: sentence(differences(before[part]["inputs"], part_inputs(part, facts))) or "unchanged" for part in PARTS}
+    return {
+        part: sentence(differences(before[part]["inputs"], part_inputs(part, facts))) or "unchanged" for part in PARTS
+    }
 
 
 def goes_on_with(earlier: JobRecord | None, plan: list[Planned], forced: StepName | None) -> str | None:
     """The tracked run that the work belongs to; None for a new one.
 
-    An unfinished run of the job is gone on with, unless what it trained on or with has changed: its trials would then be
-    of two kinds. A finished one is opened again when only what follows its verdict has to be done.
+    An unfinished run of the job is gone on with, unless what it trained on or with has changed: its trials would be of
+    two kinds. A finished one is opened again when only what follows its verdict has to be done.
     """
-    keys = {planned.step: planned.key for planned in plan}
+    keys: dict[str, str | None] = {planned.step: planned.key for planned in plan}
     if earlier is not None and earlier.unfinished and forced in (None, earlier.forced):
         begun = [(key, keys.get(step)) for step, key in earlier.started.items() if step in ("search", "refit")]
         if all(now is None or now == then for then, now in begun) and (keys.get("search") or not begun):

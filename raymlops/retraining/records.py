@@ -1,9 +1,9 @@
 """Where finished steps and jobs are recorded, and whether what they made still exists.
 
-    STORAGE/runs/NAME/steps/STEP/KEY.json     a step that was done: its inputs, its output, the run that did it
-    STORAGE/runs/NAME/steps/STEP/latest.json  a copy of the last one, to say what has changed since
-    STORAGE/runs/NAME/jobs/KEY.json           the latest run of a job and how far it came
-    STORAGE/runs/NAME/jobs/KEY/               who works on it: see `lock`
+STORAGE/runs/NAME/steps/STEP/KEY.json     a step that was done: its inputs, its output, the run that did it
+STORAGE/runs/NAME/steps/STEP/latest.json  a copy of the last one, to say what has changed since
+STORAGE/runs/NAME/jobs/KEY.json           the latest run of a job and how far it came
+STORAGE/runs/NAME/jobs/KEY/               who works on it: see `lock`
 """
 
 from __future__ import annotations

@@ -64,9 +64,7 @@ class VerdictSteps:
         from raymlops.retraining.judging import register
 
         package = self._package
-        model, version, alias = register(
-            self.tracker, self._directory, package, self.built, self._judged, self.fence
-        )
+        model, version, alias = register(self.tracker, self._directory, package, self.built, self._judged, self.fence)
         return {"model": model, "version": version, "alias": alias, "package_sha256": package.sha256}
 
     def report(self) -> dict[str, Any]:

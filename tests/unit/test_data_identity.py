@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raymlops.data.identity import source_digest
+from raymlops.data.identity import path_digest, source_digest
 
 MAIN = """
 import numpy as np
@@ -78,3 +78,23 @@ def test_everything_that_the_function_uses_matters(digest: Callable[..., str], o
 def test_functions_without_source_are_known_by_name() -> None:
     assert source_digest(np.log1p) == source_digest(np.log1p) != source_digest(np.exp)
     assert source_digest(abs) != source_digest(round)
+
+
+def test_a_path_is_as_good_as_the_function_and_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "never_run"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (package / "maths.py").write_text("from .units import HOUR\n\ndef late(x):\n    return x > HOUR\n")
+    (package / "units.py").write_text("HOUR = 60  # minutes\n")
+    importlib.invalidate_caches()
+    before = path_digest("never_run.maths:late")
+    (package / "units.py").write_text("HOUR = (60)\n")
+    assert path_digest("never_run.maths:late") == before
+    (package / "units.py").write_text("HOUR = 61\n")
+    assert path_digest("never_run.maths:late") != before
+    assert "never_run" not in sys.modules
+
+
+def test_path_and_function_agree(digest: Callable[..., str]) -> None:
+    assert digest() == path_digest("main_mod:feature")
