@@ -37,9 +37,9 @@ def open_source(
 ) -> OpenedSource:
     """Find out what there is to read.
 
-    `functions` are resolved import paths by key path, `sha256` hashes of local files by their path where they are known:
-    they become part of the description. Raises DataError when the source does not exist, has no rows, or
-    its files contradict each other.
+    `functions` are resolved import paths by key path, `sha256` hashes of local files by path where they are known: they
+    become part of the description. Raises DataError when the source does not exist, has no rows, or its files
+    contradict each other.
     """
     source = data.source
     if isinstance(source, ParquetSource | CsvSource):

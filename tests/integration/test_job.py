@@ -23,11 +23,17 @@ from raymlops.training.search import TrialRecord
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
+BEHAVIOUR = {"kind": "direction", "column": "x", "by": 1, "expect": "increase"}
+
 
 class Watching(Silent):
     def __init__(self) -> None:
         self.steps: list[str] = []
         self.statuses: set[str] = set()
+        self.reused: list[str] = []
+
+    def step_reused(self, name: str, why: str) -> None:
+        self.reused.append(name)
 
     def step_done(self, name: str, seconds: float) -> None:
         self.steps.append(name)
@@ -49,14 +55,14 @@ def run(base: Path, watch: Any = None, **changes: Any) -> RunResult:
 
 @pytest.fixture(scope="module")
 def first(base: Path, ray_session: None) -> RunResult:
-    return run(base, gate__behaviours=[{"kind": "direction", "column": "x", "by": 1, "expect": "increase"}])
+    return run(base, gate__behaviours=[BEHAVIOUR])
 
 
 def test_the_first_blessed_model_becomes_champion(first: RunResult, base: Path) -> None:
     assert (first.verdict, first.alias, first.version, first.exit_code) == ("blessed", "champion", "1", 0)
     assert first.model == "models:/small/1"
     assert first.metrics["mae"] is not None and first.metrics["mae"] < 1.0
-    assert set(first.seconds) == {"start", "snapshot", "search", "refit", "gate", "register", "report", "total"}
+    assert set(first.seconds) == {"plan", "start", "snapshot", "search", "refit", "gate", "register", "report", "total"}
     [model] = list_models(str(base / "storage"), None)
     assert model.aliases == ["champion"]
     assert model.weights_sha256 == first.weights_sha256
@@ -78,8 +84,21 @@ def test_a_later_model_is_compared_and_becomes_candidate(first: RunResult, base:
     assert (second.verdict, second.alias, second.version) == ("blessed", "candidate", "2")
     assert second.snapshot == first.snapshot
     assert any("champion (version 1)" in reason for reason in second.reasons)
-    assert watch.steps == ["start", "snapshot", "search", "refit", "gate", "register", "report"]
+    assert watch.steps == ["plan", "start", "search", "refit", "gate", "register", "report"]
+    assert watch.reused == second.reused == ["snapshot"], "the rows are the same"
     assert "completed" in watch.statuses
+
+
+def test_the_same_job_again_does_nothing_and_gives_the_same_result(first: RunResult, base: Path) -> None:
+    before = list_runs(str(base / "storage"), None)
+    watch = Watching()
+    again = run(base, watch, gate__behaviours=[BEHAVIOUR], rollout={"alpha": 0.02})
+    assert again.unchanged and again.reused == ["snapshot", "search", "refit", "gate", "register", "report"]
+    assert watch.steps == ["plan"], "not even Ray"
+    assert {**again.to_dict(), "seconds": 0, "reused": 0, "unchanged": 0} == {
+        **first.to_dict(), "seconds": 0, "reused": 0, "unchanged": 0
+    }  # fmt: skip
+    assert list_runs(str(base / "storage"), None) == before
 
 
 def test_a_refused_model_is_recorded_and_not_promoted(first: RunResult, base: Path) -> None:

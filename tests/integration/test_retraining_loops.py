@@ -61,8 +61,8 @@ def test_a_loop_that_is_killed_anywhere_goes_on_and_does_nothing_twice(base: Pat
     [id_] = {tag for run in runs(base) for tag in [run.data.tags.get("raymlops.retraining")] if tag}
     found = find_version(tracking(None, Store(str(base / "storage"))), "small@champion")
     assert found.tags["raymlops.retraining"] == id_
-    statuses = sorted(run.status for run in list_runs(str(base / "storage"), None))
-    assert statuses == ["FINISHED", "FINISHED", "KILLED"], "the one that died before it registered is closed"
+    statuses = [run.status for run in list_runs(str(base / "storage"), None)]
+    assert statuses == ["FINISHED", "FINISHED"], "the one that died went on"
 
 
 def runs(base: Path) -> list[Any]:
