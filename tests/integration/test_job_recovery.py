@@ -1,0 +1,122 @@
+"""A job that is killed anywhere goes on where it was, in the same run, and nothing is done or recorded twice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import frame
+from job_world import HERE, POINTS, job
+
+from raymlops.config.tree import Config
+from raymlops.registry.backend import tracking
+from raymlops.registry.catalog import list_models, list_runs
+from raymlops.retraining.pipeline import plan_job, run_job
+from raymlops.retraining.records import Records
+from raymlops.retraining.watch import Silent
+from raymlops.store import Store
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+STEPS = ["snapshot", "search", "refit", "gate", "register", "report"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recovery")
+    frame().to_parquet(folder / "rows.parquet")
+    return folder
+
+
+def nested(config: Config, run_id: str) -> list[Any]:
+    client = tracking(None, Store(config.storage)).client
+    [experiment] = [e.experiment_id for e in client.search_experiments() if e.name == config.name]
+    found: list[Any] = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    return found
+
+
+@pytest.fixture(scope="module")
+def killed(base: Path, ray_session: None) -> tuple[str, str]:
+    """Run and weights of a job whose process was killed at every point in turn, and then left to finish."""
+    import ray
+
+    done = subprocess.run(
+        [sys.executable, str(HERE / "job_world.py"), str(base), *POINTS, "never"],
+        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    *deaths, told, end = done.stdout.splitlines()
+    assert deaths == [f"{point}: killed" for point in POINTS], done.stderr[-3000:]
+    assert end == "never: ended 0", done.stderr[-3000:]
+    run_id, weights, reused = told.split()
+    assert reused.split(",") == STEPS, "what was left to do was to say so"
+    return run_id, weights
+
+
+def test_one_run_holds_everything_once(base: Path, killed: tuple[str, str]) -> None:
+    run_id, _ = killed
+    config = job(base)
+    [run] = list_runs(config.storage, None)
+    assert (run.run_id, run.status, run.verdict, run.version) == (run_id, "FINISHED", "blessed", "1")
+    [model] = list_models(config.storage, None)
+    assert (model.version, model.aliases, model.run_id) == ("1", ["champion"], run_id)
+    trials = nested(config, run_id)
+    assert sorted(trial.info.run_name for trial in trials) == ["trial-001", "trial-002", "trial-003"]
+    assert {trial.info.status for trial in trials} == {"FINISHED"}
+    client = tracking(None, Store(config.storage)).client
+    stored = client.get_run(run_id)
+    for key in stored.data.metrics:
+        assert len(client.get_metric_history(run_id, key)) == 1, key
+    for trial in trials:
+        history = [point.step for point in client.get_metric_history(trial.info.run_id, "metric")]
+        assert len(history) == len(set(history)) > 0
+    [output] = stored.outputs.model_outputs
+    assert client.get_logged_model(output.model_id).status == "READY"
+    assert len(stored.inputs.dataset_inputs) == 1
+    [record] = Records(Store(config.storage), config.name).jobs()
+    assert (record.run_id, record.status) == (run_id, "done")
+
+
+def test_the_weights_are_those_of_an_undisturbed_run(base: Path, killed: tuple[str, str]) -> None:
+    undisturbed = run_job(job(base, storage=str(base / "other")), base, Silent())
+    assert undisturbed.weights_sha256 == killed[1]
+    assert undisturbed.reused == []
+
+
+def test_a_deleted_version_is_registered_again_by_the_run_that_made_it(base: Path, killed: tuple[str, str]) -> None:
+    config = job(base)
+    tracking(None, Store(config.storage)).client.delete_model_version(config.name, "1")
+    plan, run = plan_job(config, base)
+    assert next((p.step, p.why) for p in plan if p.runs) == ("register", "version 1 is not registered any more")
+    assert run == killed[0]
+    result = run_job(config, base, Silent())
+    assert (result.run_id, result.version, result.reused) == (killed[0], "2", STEPS[:4])
+    assert len(list_runs(config.storage, None)) == 1 and len(nested(config, killed[0])) == 3
+
+
+def test_another_champion_means_another_verdict_in_a_run_of_its_own(base: Path, killed: tuple[str, str]) -> None:
+    config = job(base)
+    other = run_job(job(base, seed=5, gate__champion={"tolerance": 9.0}), base, Silent())
+    assert other.reused == ["snapshot"] and other.alias == "candidate" and other.version is not None
+    client = tracking(None, Store(config.storage)).client
+    client.set_registered_model_alias(config.name, "champion", other.version)
+    plan, run = plan_job(config, base)
+    [why] = [p.why for p in plan if p.step == "gate"]
+    assert (why, run) == (f"champion is version {other.version} now", None)
+    again = run_job(config, base, Silent())
+    assert again.run_id not in (killed[0], other.run_id) and again.reused == STEPS[:3]
+    assert any(f"champion (version {other.version})" in reason for reason in again.reasons)
+    tags = client.get_run(again.run_id).data.tags
+    assert tags["raymlops.reused.search"] == killed[0] and nested(config, again.run_id) == []
+
+
+def test_a_step_can_be_asked_for_again(base: Path, killed: tuple[str, str]) -> None:
+    config = job(base)
+    again = run_job(config, base, Silent(), forced="refit")
+    assert again.reused == STEPS[:2] and again.run_id != killed[0]
+    assert again.weights_sha256 == killed[1]
