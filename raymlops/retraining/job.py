@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from raymlops.retraining.desk import Desk
 from raymlops.retraining.inputs import StepName, inputs_of
-from raymlops.retraining.plan import JobRecord, Record, plan_step
+from raymlops.retraining.plan import JobRecord, Planned, Record, plan_step
 from raymlops.retraining.result import RunResult
 from raymlops.retraining.steps import Steps
 from raymlops.retraining.training_steps import TrainingSteps
@@ -83,9 +83,12 @@ class Job:
             report = self._do("report", "draw the report", verdict.report)
         return RunResult(**report["result"], seconds=self.steps.total(), reused=list(self.reused))
 
+    def _planned(self, step: StepName) -> Planned:
+        return plan_step(step, self.desk.facts, self.desk.evidence, self.outputs, self.record.forced, self.own)
+
     def _do(self, step: StepName, what: str, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The output of the step, made now or earlier."""
-        planned = plan_step(step, self.desk.facts, self.desk.evidence, self.outputs, self.record.forced, self.own)
+        planned = self._planned(step)
         if planned.record is not None:
             self._found(planned.record)
         else:
@@ -112,7 +115,7 @@ class Job:
 
     def _snapshot(self, built: BuiltSnapshot | None) -> BuiltSnapshot:
         desk = self.desk
-        planned = plan_step("snapshot", desk.facts, desk.evidence, {}, self.record.forced, self.own)
+        planned = self._planned("snapshot")
         if built is None and planned.record is not None:
             self._found(planned.record)
             built = desk.snapshot(planned.record.output, planned.record.run == self.tracker.run_id)

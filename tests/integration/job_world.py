@@ -46,7 +46,7 @@ POINTS = [
 
 
 def job(base: Path, **changes: Any) -> Config:
-    return configured({"storage": str(base / "storage"), "search__trials": 3, **changes})
+    return configured({"storage": str(base / "storage"), "search__trials": 3, "search__scheduler": "fifo", **changes})
 
 
 def die(*_: Any, **__: Any) -> None:
