@@ -34,6 +34,14 @@ RANDOM = 20
 EVERY = 30.0
 """Seconds between two stored states of a training, the default of `train.checkpoint.every`."""
 GONE_SECONDS = 30.0
+WHAT = (
+    "`raymlops run configs/flights.yaml` with six trials and `scheduler: fifo`, killed with SIGKILL as soon as a step "
+    "had begun, or at a moment drawn over the length of an undisturbed run, alone or with every process of its local "
+    "Ray, and then run again. Lost is what had been done since the last file that the next run went on from. A step "
+    "that the next run did was under way or still to come; within the search, trials that had ended were kept and those "
+    "under way went on. The journal is facts, hashes, plans, records and lock, timed in one whole run of the job as it "
+    "stands in the repository."
+)
 
 
 @dataclass
@@ -250,14 +258,7 @@ def measure(quick: bool) -> Report:
     return Report(
         name="recovery",
         title="What a kill costs",
-        what=(
-            "`raymlops run configs/flights.yaml` with six trials and `scheduler: fifo`, killed with SIGKILL as soon as "
-            "a step had begun, or at a moment drawn over the length of an undisturbed run, alone or with every process of "
-            "its local Ray, and then run again. Lost is what had been done since the last file that the next run "
-            "went on from. A step that is listed as done again was under way or still to come; within the search, trials "
-            "that had ended were kept and those under way went on. The journal's share is that of facts, hashes, plans, "
-            "records and lock in one whole run of the job as it stands in the repository."
-        ),
+        what=WHAT,
         tables=[
             Table(
                 "Kills",
