@@ -39,8 +39,8 @@ WHAT = (
     "had begun, or at a moment drawn over the length of an undisturbed run, alone or with all of its local Ray, and "
     "then run again. Lost is what had been done since the last file that the next run went on from. A step "
     "that the next run did was under way or still to come; within the search, trials that had ended were kept and "
-    "those under way went on. The journal is facts, hashes, plans, records and lock, timed in one whole run of the job as it "
-    "stands in the repository."
+    "those under way went on. The journal is facts, hashes, plans, records and lock, timed in one whole "
+    "run of the job as it stands in the repository."
 )
 
 
