@@ -2,25 +2,28 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-SERVING_LOG := .pytest-serving.log
+ASIDE_LOG := .pytest-aside.log
 
-.PHONY: demo test lint unit integration coverage format clean tests tests-serving
+.PHONY: demo test lint unit integration coverage format clean tests-here tests-aside
 
 demo: $(VENV)/.run
 	$(BIN)/raymlops run configs/flights.yaml
 	$(BIN)/python -m benchmarks.flights_reference
 
-# Two processes, because the tests of the endpoint start Rays of their own, with other settings than the shared one; side
-# by side, because both wait a lot. The output of the second is shown when it has ended.
+# Two processes: the tests of the endpoint start Rays of their own, with other settings than the shared one. Side by side,
+# because both wait a lot; the output of the second is shown when it has ended. About as much work in each.
+HERE := tests/unit tests/integration
+ASIDE := tests/serving tests/commands tests/cluster
+
 test: $(VENV)/.test lint
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 tests tests-serving
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 tests-here tests-aside
 
-tests: $(VENV)/.test
-	$(BIN)/python -m pytest tests/unit tests/integration tests/cluster --durations=10
+tests-here: $(VENV)/.test
+	$(BIN)/python -m pytest $(HERE) --durations=10
 
-tests-serving: $(VENV)/.test
-	@echo "tests of the endpoint, beside the others: $(SERVING_LOG)"
-	@$(BIN)/python -m pytest tests/serving --durations=10 > $(SERVING_LOG) 2>&1; code=$$?; cat $(SERVING_LOG); exit $$code
+tests-aside: $(VENV)/.test
+	@echo "$(BIN)/python -m pytest $(ASIDE), whose output goes to $(ASIDE_LOG) first"
+	@$(BIN)/python -m pytest $(ASIDE) --durations=10 > $(ASIDE_LOG) 2>&1; code=$$?; cat $(ASIDE_LOG); exit $$code
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -32,12 +35,12 @@ unit: $(VENV)/.test
 
 integration: $(VENV)/.test
 	$(BIN)/python -m pytest tests/integration
-	$(BIN)/python -m pytest tests/serving
+	$(BIN)/python -m pytest tests/serving tests/commands
 
 # Apart from `test`, which it would make a third slower.
 coverage: $(VENV)/.test
-	$(BIN)/python -m pytest tests/unit tests/integration tests/cluster --cov=raymlops --cov-report=
-	$(BIN)/python -m pytest tests/serving --cov=raymlops --cov-append --cov-report=term:skip-covered
+	$(BIN)/python -m pytest $(HERE) --cov=raymlops --cov-report=
+	$(BIN)/python -m pytest $(ASIDE) --cov=raymlops --cov-append --cov-report=term:skip-covered
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .
@@ -58,4 +61,4 @@ $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) .raymlops .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage $(SERVING_LOG)
+	rm -rf $(VENV) .raymlops .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage $(ASIDE_LOG)

@@ -15,6 +15,8 @@ hypothesis.settings.load_profile("raymlops")
 
 # Models in tests are tiny: more threads would only wait for each other. Read by torch and BLAS when they are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray lets its workers give way to everything else (15), which here are the tests that wait for them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ HERE = Path(__file__).parent
 def ray_session() -> Iterator[None]:
     sys.path.insert(0, str(HERE))  # user code of the tests: user_code.py
     import user_code  # noqa: F401  (must be loaded to be shipped)
+
+    # Seconds between two looks of Ray Train at its workers; twice as many pass before an ended trial is seen to have.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     ship_by_value(HERE)
