@@ -29,7 +29,7 @@ def ray_session() -> Iterator[None]:
     sys.path.insert(0, str(HERE))  # user code of the tests: user_code.py
     import user_code  # noqa: F401  (must be loaded to be shipped)
 
-    # Seconds between two looks of Ray Train at its workers; twice as many pass before an ended trial is seen to have.
+    # Seconds between two looks of Ray Train at its workers; 2 unless told otherwise.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")

@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from conftest import SERVING, free_port  # noqa: E402
+from hand_client import eventually  # noqa: E402
 
 from raymlops.rollout.totals import Totals  # noqa: E402
 from raymlops.serving.args import EndpointArgs  # noqa: E402
@@ -181,7 +182,8 @@ class Endpoint:
         from ray import serve
 
         for app in list(serve.status().applications):
-            serve.delete(app)
+            serve.delete(app, _blocking=False)
+        eventually("Serve has ended them", lambda: not serve.status().applications)
         ray.shutdown()
         shutil.rmtree(self._run, ignore_errors=True)
 

@@ -42,7 +42,7 @@ def body(rows: int) -> bytes:
 
 
 class Hand:
-    """An endpoint in a process of its own, whose documents the test writes."""
+    """An endpoint in a process of its own, whose documents the test writes. It answers after `wait`."""
 
     def __init__(self, root: Path, replicas: int) -> None:
         self.root = root
@@ -54,6 +54,8 @@ class Hand:
             stderr=(root / "hand.log").open("w"),
             text=True,
         )
+
+    def wait(self) -> None:
         self.port = int(self._read()["port"])
         self.url = f"http://127.0.0.1:{self.port}"
 

@@ -25,8 +25,10 @@ VERSIONS = ("raises", "hangs", "garbage", "slow")
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Registered while the endpoint starts."""
     root = tmp_path_factory.mktemp("traffic")
     found: dict[str, Any] = {"root": root, "champion": register(root)}
+    found["hand"] = Hand(root, REPLICAS)
     for behaviour in VERSIONS:
         found[behaviour] = register(root, behaviour)
     found["good"] = register(root, "good", bias=100.0)
@@ -35,7 +37,8 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def hand(versions: dict[str, Any]) -> Iterator[Hand]:
-    made = Hand(versions["root"], REPLICAS)
+    made: Hand = versions["hand"]
+    made.wait()
     yield made
     made.close()
 
