@@ -8,7 +8,7 @@ import os
 import re
 import time as clock
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import PurePosixPath
@@ -61,11 +61,20 @@ def label_files(names: Sequence[str]) -> list[str]:
     return [name for name in names if _NAME.fullmatch(name)]
 
 
-def content_name(table: pa.Table, received: bool) -> str:
-    """From the set of rows, whatever their order. Without the time received, a batch that is sent again has the name
-    that it had; merged files need it, because it decides which label was first."""
-    shown = table if received else table.drop_columns(["received"])
-    lines = {json.dumps(list(row.values()), default=str) for row in shown.to_pylist()}
+def content_name(table: pa.Table) -> str:
+    """From the set of rows, whatever their order. Without the time received, so that a batch that is sent again has the
+    name that it had."""
+    shown = table.drop_columns(["received"])
+    return _name({json.dumps(list(row.values()), default=str) for row in shown.to_pylist()})
+
+
+def merged_name(names: Iterable[str]) -> str:
+    """From those of the files that were merged, which say what is in them: to look at all rows again would keep the
+    process busy for a second per 100,000."""
+    return _name({"merged", *names})
+
+
+def _name(lines: set[str]) -> str:
     return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32] + ".parquet"
 
 
@@ -84,7 +93,7 @@ class LabelWriter:
         """Returns when the rows are on disk. Raises what the store raises; writing again is harmless."""
         table = _table(rows)
         day = day_of(min(row.received for row in rows))
-        name = content_name(table, received=False)
+        name = content_name(table)
         if self._create(day, name, table):
             self.files += 1
             self._tiers.setdefault(day, Tiers()).add((name, table), table.nbytes)
@@ -107,7 +116,7 @@ class LabelWriter:
 
     def _merge(self, day: str, tiers: Tiers[tuple[str, pa.Table]], files: list[tuple[str, pa.Table]]) -> bool:
         table = pa.concat_tables([table for _, table in files]).combine_chunks()
-        name = content_name(table, received=True)
+        name = merged_name(name for name, _ in files)
         try:
             self._create(day, name, table)
         except Exception as error:  # the small files are still there; the next housekeeping tries again
