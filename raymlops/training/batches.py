@@ -55,10 +55,20 @@ class Rows(Protocol):
     """One part of a snapshot, ready to be read in batches."""
 
     @property
+    def snapshot(self) -> str: ...
+
+    @property
     def rows(self) -> int: ...
 
-    def epoch(self, seed: int, epoch: int, batch_size: int, rank: int, workers: int) -> Iterator[Batch]:
-        """This worker's share of every batch of the epoch, in the drawn order."""
+    def epoch(
+        self, seed: int, epoch: int, batch_size: int, rank: int, workers: int, start: int = 0, most: int = 0
+    ) -> Iterator[Batch]:
+        """This worker's share of every batch of the epoch, in the drawn order.
+
+        The first `start` batches are left out without being read: streamed shards that hold nothing else are not even
+        opened. `most` is the largest number of workers that the run may have (`workers` when 0): batches are cut for
+        that many, so that an epoch has as many steps whatever the number of workers is by now.
+        """
         ...
 
     def ordered(self, batch_size: int) -> Iterator[Batch]:
@@ -82,12 +92,14 @@ class InMemory:
     def rows(self) -> int:
         return sum(self.shard_rows)
 
-    def epoch(self, seed: int, epoch: int, batch_size: int, rank: int = 0, workers: int = 1) -> Iterator[Batch]:
+    def epoch(
+        self, seed: int, epoch: int, batch_size: int, rank: int = 0, workers: int = 1, start: int = 0, most: int = 0
+    ) -> Iterator[Batch]:
         starts = np.concatenate([[0], np.cumsum(self.shard_rows)])
         drawn = shard_order(self.snapshot, seed, epoch, len(self.shard_rows))
         pieces = [starts[s] + row_order(self.snapshot, seed, epoch, int(s), self.shard_rows[s]) for s in drawn]
         order = torch.from_numpy(np.concatenate(pieces))
-        for low, high in batch_bounds(self.rows, batch_size, workers):
+        for low, high in batch_bounds(self.rows, batch_size, max(workers, most))[start:]:
             index = order[low + rank : high : workers]
             yield {name: tensor.index_select(0, index) for name, tensor in self._tensors.items()}
 
@@ -113,15 +125,26 @@ class Streamed:
     def rows(self) -> int:
         return sum(self.shard_rows)
 
-    def epoch(self, seed: int, epoch: int, batch_size: int, rank: int = 0, workers: int = 1) -> Iterator[Batch]:
+    def epoch(
+        self, seed: int, epoch: int, batch_size: int, rank: int = 0, workers: int = 1, start: int = 0, most: int = 0
+    ) -> Iterator[Batch]:
+        bounds = batch_bounds(self.rows, batch_size, max(workers, most))[start:]
+        if not bounds:
+            return
         drawn = [int(s) for s in shard_order(self.snapshot, seed, epoch, len(self.shard_rows))]
-        shuffled = (
-            _take(tensors, row_order(self.snapshot, seed, epoch, shard, self.shard_rows[shard]))
-            for shard, tensors in zip(drawn, self._read_ahead(drawn), strict=True)
-        )
-        bounds = batch_bounds(self.rows, batch_size, workers)
+        skipped = bounds[0][0]  # rows of batches that are left out
+        while skipped >= self.shard_rows[drawn[0]]:
+            skipped -= self.shard_rows[drawn.pop(0)]
+        shuffled = self._shuffled(drawn, seed, epoch, skipped)
         for batch in _cut(shuffled, [high - low for low, high in bounds]):
             yield {name: tensor[rank::workers] for name, tensor in batch.items()} if workers > 1 else batch
+
+    def _shuffled(self, drawn: Sequence[int], seed: int, epoch: int, skipped: int) -> Iterator[Batch]:
+        """Shards with their rows in the drawn order; without the first `skipped` rows of the first one."""
+        for shard, tensors in zip(drawn, self._read_ahead(drawn), strict=True):
+            taken = _take(tensors, row_order(self.snapshot, seed, epoch, shard, self.shard_rows[shard]))
+            yield {name: tensor[skipped:] for name, tensor in taken.items()} if skipped else taken
+            skipped = 0
 
     def ordered(self, batch_size: int) -> Iterator[Batch]:
         for tensors in self._read_ahead(list(range(len(self.shard_rows)))):

@@ -67,6 +67,30 @@ def test_order_is_fixed_across_versions_and_machines() -> None:
     assert order == [6, 9, 8, 7, 1, 0, 5, 4, 2, 3]
 
 
+@settings(max_examples=100, deadline=None)
+@given(shard_lengths, st.integers(1, 50), st.integers(1, 3), st.integers(0, 2), st.integers(0, 30))
+def test_an_epoch_can_start_at_any_step(lengths: list[int], size: int, workers: int, spare: int, start: int) -> None:
+    memory, streamed = parts(lengths)
+    opened: list[int] = []
+    load = streamed.load
+    counting = Streamed("snapshot", lambda shard: (opened.append(shard), load(shard))[1], lengths)
+    for rank in range(workers):
+        whole = list(memory.epoch(5, 1, size, rank, workers, 0, workers + spare))
+        assert same(whole[start:], list(memory.epoch(5, 1, size, rank, workers, start, workers + spare)))
+        opened.clear()
+        assert same(whole[start:], list(counting.epoch(5, 1, size, rank, workers, start, workers + spare)))
+        if len(whole) <= start:
+            assert opened == []
+
+
+def test_shards_before_the_start_are_not_read() -> None:
+    opened: list[int] = []
+    arrays = {"target": np.arange(10)}
+    streamed = Streamed("snapshot", lambda shard: (opened.append(shard), arrays)[1], [10] * 6)
+    list(streamed.epoch(1, 1, 4, start=8))  # 32 rows on: three shards are over
+    assert len(opened) == len(set(opened)) == 3
+
+
 def test_joined_parts_keep_their_shards() -> None:
     (first, streamed_first), (second, streamed_second) = parts([5, 4]), parts([3])
     both, streamed = join(first, second), join(streamed_first, streamed_second)
