@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +78,10 @@ class Store:
 
         `sync=False` does not wait for the disk: for files that a hash elsewhere vouches for, or that can be made again.
         """
+        self.write_pieces(path, [data], sync)
+
+    def write_pieces(self, path: str, pieces: Iterable[bytes | memoryview], sync: bool = True) -> None:
+        """As `write`, of content that comes in pieces, so that it is never in memory as a whole."""
         self._check(path)
         try:
             if not self.is_local:
@@ -87,14 +92,15 @@ class Store:
                     filesystem.create_dir(f"{root}/{path}".rpartition("/")[0], recursive=True)
                     out = filesystem.open_output_stream(f"{root}/{path}")
                 with out:  # object stores publish on close
-                    out.write(data)
+                    for piece in pieces:
+                        out.write(piece)
                 return
             target = Path(self.uri) / path
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
             try:
                 with temporary.open("wb") as file:
-                    file.write(data)
+                    file.writelines(pieces)
                     if sync:
                         file.flush()
                         os.fsync(file.fileno())

@@ -23,7 +23,7 @@ from raymlops.store import Store, StoreError
 
 if TYPE_CHECKING:
     from raymlops.config.tree import Config
-    from raymlops.training.search import TrialRecord
+    from raymlops.training.records import TrialRecord
 
 TABLE_ROWS = 20
 """Trials shown at once: those that run, then the best ones."""

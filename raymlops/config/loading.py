@@ -150,6 +150,10 @@ def _walk(root: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, list[
         if tagged:  # a discriminator value, not a key of the file
             here = tagged
             continue
+        members = [t for t in here if isinstance(t, type) and t.__name__ == item]
+        if members and len(here) > 1:  # the variant of a union that was chosen by its type
+            here = members
+            continue
         siblings = [name for m in models for name in m.model_fields]
         if isinstance(item, int):
             parts[-1:] = [f"{parts[-1]}[{item}]"] if parts else [f"[{item}]"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from raymlops.config.base import ImportPath, Node
 
@@ -40,6 +41,34 @@ class EarlyStopping(Node):
     min_delta: float = Field(default=0.0, ge=0)
 
 
+class CheckpointConfig(Node):
+    """How often the state of a training under way is stored, so that a killed one goes on from there."""
+
+    every: timedelta = Field(default=timedelta(seconds=30), gt=timedelta(0))
+    """Most work that a kill can cost; seconds or ISO 8601. Written by a thread beside the training."""
+    keep: int = Field(default=2, ge=1)
+    """States that are kept; when the newest turns out to be damaged the one before it is used."""
+
+
+class ElasticWorkers(Node):
+    """As many workers as there is room for, within bounds, changing while the training goes on."""
+
+    min: int = Field(ge=1)
+    max: int = Field(ge=2)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ElasticWorkers:
+        if self.min >= self.max:
+            raise ValueError(f"min must be less than max, found min {self.min} and max {self.max}")
+        return self
+
+
+Workers = Annotated[
+    Annotated[int, Field(ge=1), Tag("int")] | Annotated[ElasticWorkers, Tag("ElasticWorkers")],
+    Discriminator(lambda given: "ElasticWorkers" if isinstance(given, dict | ElasticWorkers) else "int"),
+]
+
+
 class TrainConfig(Node):
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=512, ge=1)
@@ -63,10 +92,23 @@ class TrainConfig(Node):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Mixed precision by autocast; float16 needs a CUDA device."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int = Field(default=1, ge=1)
-    """Processes per trial; more than one trains data-parallel (DDP) through `ray.train`."""
+    workers: Workers = 1
+    """Processes per trial; more than one trains data-parallel (DDP) through `ray.train`. `{min, max}` starts with what
+    there is room for, goes on with fewer when some are lost and with more when there is room again."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    max_failures: int = Field(default=2, ge=0)
+    """How often a trial may lose a process (killed, out of memory, node gone) and go on from its last stored state. An
+    exception is final at once: it would come again."""
+
+    @property
+    def least_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers.max
 
 
 class Dimension(Node):

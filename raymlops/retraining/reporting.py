@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from raymlops.registry.package import ModelPackage
     from raymlops.registry.tracking import Tracker
     from raymlops.training.objective import ValidationMetric
-    from raymlops.training.search import TrialRecord
+    from raymlops.training.records import TrialRecord
 
 
 def job_report(

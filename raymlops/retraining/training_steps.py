@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from raymlops.data.snapshot import BuiltSnapshot
     from raymlops.registry.tracking import Tracker
     from raymlops.training.objective import ValidationMetric
-    from raymlops.training.search import TrialRecord
+    from raymlops.training.records import TrialRecord
     from raymlops.training.trial import Handles, TrialContext
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,6 @@ class TrainingSteps:
 
 def trials_of(search: Mapping[str, Any]) -> list[TrialRecord]:
     """The trials of a search that was recorded."""
-    from raymlops.training.search import TrialRecord
+    from raymlops.training.records import TrialRecord
 
     return [TrialRecord(**trial) for trial in search["trials"]]

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from raymlops.training.search import TrialRecord
+    from raymlops.training.records import TrialRecord
 
 
 class Watch(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raymlops.config.tree import Config
@@ -26,15 +26,19 @@ def run_data_parallel(
     name: str,
     callbacks: Sequence[Any] = (),
     refit: bool = False,
+    until: int | None = None,
 ) -> None:
     """Train on `train.workers` processes; rank 0 writes the best epoch's checkpoint to `path`.
 
+    When a worker is lost all are started again, up to `train.max_failures` times, and go on from the newest state at
+    `path`; the same happens when an elastic group grows or shrinks. An exception of ours is final at once.
     Raises what the workers raised, or RaymlopsError when they could not be started.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchTrainer
 
     train = config.train
+    workers = train.workers if isinstance(train.workers, int) else (train.workers.min, train.workers.max)
     resources = {"CPU": train.cpus_per_worker}
     if train.gpus_per_worker:
         resources["GPU"] = train.gpus_per_worker
@@ -60,24 +64,38 @@ def run_data_parallel(
             device=get_device(),
             rank=place.get_world_rank(),
             workers=place.get_world_size(),
+            until=until,
         )
+
+    class EndOnOurErrors(UserCallback):  # type: ignore[misc]
+        """A diverged loss or a wrong configuration would come again: no group of workers is started for it."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, BaseException]) -> None:
+            for error in worker_exceptions.values():
+                if isinstance(error, RaymlopsError):
+                    raise error
 
     trainer = TorchTrainer(
         worker,
         scaling_config=ScalingConfig(
-            num_workers=train.workers, use_gpu=train.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=workers, use_gpu=train.gpus_per_worker > 0, resources_per_worker=resources
         ),
         # Equal storage path and name would mean "resume", so every attempt has a name of its own.
         run_config=RunConfig(
             name=f"{name}-{uuid.uuid4().hex[:6]}",
             storage_path=context.store.location(f"{context.path}/ray-train"),
-            callbacks=list(callbacks),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=WORKER_START_ATTEMPTS),
+            callbacks=[*callbacks, EndOnOurErrors()],
+            failure_config=FailureConfig(
+                max_failures=train.max_failures, controller_failure_limit=WORKER_START_ATTEMPTS
+            ),
         ),
     )
     try:
         trainer.fit()
     except Exception as error:
+        ours = getattr(error, "controller_failure", None)
+        if isinstance(ours, RaymlopsError):
+            raise ours from error
         failures = getattr(error, "worker_failures", None)
         if failures:
             raise next(iter(failures.values())) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +14,12 @@ from torch import nn
 
 from raymlops.config.training import TrainConfig
 from raymlops.errors import ConfigError, RaymlopsError
-from raymlops.training.batches import Batch, Rows, batch_bounds
+from raymlops.training.batches import Batch, Rows, batch_bounds, generator
+from raymlops.training.keeper import StateWriter
+from raymlops.training.live import Live
 from raymlops.training.objective import LossFunction, ValidationMetric, scores
+from raymlops.training.optimizer import autocast, build_optimizer, learning_rate_factor
+from raymlops.training.state import Progress, Resumed
 
 EVALUATION_BATCH = 8192
 
@@ -87,120 +90,173 @@ def train(
     on_epoch: Callable[[EpochReport, dict[str, torch.Tensor] | None], None],
     rank: int = 0,
     workers: int = 1,
+    resumed: Resumed | None = None,
+    states: StateWriter | None = None,
+    until: int | None = None,
 ) -> Trained:
     """Train `model` (already on `device`, already wrapped for data-parallel work when `workers` > 1).
 
-    `on_epoch` gets each epoch's report and, when the epoch is the best so far, its weights. Raises TrainingDiverged.
+    `on_epoch` gets each epoch's report and, when the epoch is the best so far, its weights; without validation only the
+    last epoch's are the best. `resumed` is where an earlier attempt got to: it goes on from there to the same bits.
+    `states` gets the state from time to time. `until` ends after that epoch of a longer training, at the learning rate
+    that the longer one has there. Raises TrainingDiverged.
     """
-    bounds = batch_bounds(rows.rows, config.batch_size, workers)
-    total_steps = config.epochs * len(bounds)
-    optimizer = _optimizer(model, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(config, step, total_steps)
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-    best: dict[str, torch.Tensor] = {}
-    best_metric: float | None = None
-    best_epoch = waited = 0
-    epoch = 0
-    for epoch in range(1, config.epochs + 1):
-        started = time.perf_counter()
+    run = _Run(model, config, objective, rows, seed, device, rank, workers, states)
+    progress, best = Progress(), dict[str, torch.Tensor]()
+    if resumed is not None:
+        run.live.restore(resumed)
+        progress, best = resumed.progress, resumed.best
+    stop = min(config.epochs, until or config.epochs)
+    while True:
+        started = time.perf_counter() - progress.seconds
+        run.steps(progress, started)
+        train_loss = run.mean_loss(progress.epoch)
+        epoch = progress.epoch
+        metric = None if validation is None else run.validate(validation, epoch)
+        if metric is None:
+            improved = epoch == stop
+        else:
+            improved = not best or objective.metric.better(metric, progress.best_metric, _min_delta(config))
+        if improved:
+            best = {name: tensor.detach().cpu().clone() for name, tensor in run.live.plain.state_dict().items()}
+            progress.best_metric, progress.best_epoch = metric, epoch
+        waited = epoch - progress.best_epoch
+        impatient = (
+            metric is not None and config.early_stopping is not None and waited >= config.early_stopping.patience
+        )
+        report = EpochReport(
+            epoch,
+            train_loss,
+            run.learning_rate(epoch, len(run.bounds)),
+            time.perf_counter() - started,
+            metric,
+            progress.best_metric,
+            progress.best_epoch,
+            last=impatient or epoch == stop,
+        )
+        on_epoch(report, best if improved else None)
+        if report.last:
+            return Trained(best, progress.best_epoch, progress.best_metric, epoch)
+        progress.epoch, progress.step, progress.seconds = epoch + 1, 0, 0.0
+        progress.curves.append(report.to_dict())
+        run.live.loss_sum.zero_()
+        run.keep(progress, time.perf_counter())
+
+
+class _Run:
+    """What stays the same from epoch to epoch, and the objects that every step changes."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        objective: Objective,
+        rows: Rows,
+        seed: int,
+        device: torch.device,
+        rank: int,
+        workers: int,
+        states: StateWriter | None,
+    ) -> None:
+        self.config, self.objective, self.rows, self.states = config, objective, rows, states
+        self.seed, self.device, self.rank, self.workers = seed, device, rank, workers
+        self.most = max(workers, config.most_workers)
+        self.bounds = batch_bounds(rows.rows, config.batch_size, self.most)
+        scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.live = Live(model, build_optimizer(model, config), scaler, torch.zeros((), device=device))
+        self.seeds = (0, 0)
+        """An epoch, and the number that its steps are seeded from."""
+
+    def steps(self, progress: Progress, started: float) -> None:
+        """The optimiser steps of the epoch that are still to be done."""
+        config, model, live, epoch, first = self.config, self.live.model, self.live, progress.epoch, progress.step
         model.train()
-        # A tensor sum, read once per epoch: reading every step would stall an accelerator.
-        loss_sum = torch.zeros((), device=device)
-        for step, batch in enumerate(rows.epoch(seed, epoch, config.batch_size, rank, workers)):
-            inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        batches = self.rows.epoch(self.seed, epoch, config.batch_size, self.rank, self.workers, first, self.most)
+        for step, batch in enumerate(batches, first):
+            self.seed_step(epoch, step)
+            for group in live.optimizer.param_groups:
+                group["lr"] = self.learning_rate(epoch, step)
+            inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
             targets = inputs.pop("target")
-            low, high = bounds[step]
+            low, high = self.bounds[step]
             # DDP averages over workers; this weight makes that average the mean over the rows of the whole batch.
-            weight = len(targets) * workers / (high - low)
-            with _autocast(config, device):
-                loss = objective.loss(model(inputs), targets) * weight
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            weight = len(targets) * self.workers / (high - low)
+            with autocast(config, self.device):
+                loss = self.objective.loss(model(inputs), targets) * weight
+            live.optimizer.zero_grad(set_to_none=True)
+            live.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             if config.clip_norm is not None:
-                scaler.unscale_(optimizer)
+                live.scaler.unscale_(live.optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            schedule.step()
-            loss_sum += loss.detach()
-        train_loss = loss_sum.item() / len(bounds)
-        if not math.isfinite(train_loss):
+            live.scaler.step(live.optimizer)
+            live.scaler.update()
+            live.loss_sum += loss.detach()
+            progress.step = step + 1
+            self.keep(progress, started)
+
+    def keep(self, progress: Progress, started: float) -> None:
+        """Store the state if it is time to; `started` is when the epoch began."""
+        if self.states is not None and self.states.due():
+            progress.seconds = time.perf_counter() - started
+            # After an epoch's last step comes its validation: a point of its own, before the next epoch's start.
+            number = (progress.epoch - 1) * (len(self.bounds) + 1) + progress.step
+            self.states.save(number, self.live.tensors(), progress, self.live.scaler.state_dict())
+
+    def seed_step(self, epoch: int, step: int) -> None:
+        """Make torch's random numbers (dropout) a function of where the training is.
+
+        A training that goes on in another process then draws what it would have drawn, and no generator's state has to
+        be stored, of however many workers.
+        """
+        if self.seeds[0] != epoch:
+            drawn = generator(self.rows.snapshot, self.seed, "steps", epoch, self.rank).integers(2**62)
+            self.seeds = epoch, int(drawn)
+        # Not torch.manual_seed: it takes a stack trace for every device that is not there, a millisecond each time.
+        torch.default_generator.manual_seed(self.seeds[1] + step)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(self.seeds[1] + step)
+
+    def learning_rate(self, epoch: int, step: int) -> float:
+        done = (epoch - 1) * len(self.bounds) + step
+        return self.config.learning_rate * learning_rate_factor(
+            self.config, done, self.config.epochs * len(self.bounds)
+        )
+
+    def mean_loss(self, epoch: int) -> float:
+        """Of the epoch's steps on this worker. Raises TrainingDiverged."""
+        mean = self.live.loss_sum.item() / len(self.bounds)
+        if not math.isfinite(mean):
             raise TrainingDiverged(
-                f"the training loss became {train_loss} in epoch {epoch} (learning rate {config.learning_rate:g}); "
+                f"the training loss became {mean} in epoch {epoch} (learning rate {self.config.learning_rate:g}); "
                 "lower train.learning_rate or set train.clip_norm"
             )
-        metric = None if validation is None else validate(model, validation, objective, config, device)
-        improved = metric is None or objective.metric.better(metric, best_metric, _min_delta(config))
-        if improved or not best:
-            best = {name: tensor.detach().cpu().clone() for name, tensor in _plain(model).state_dict().items()}
-            best_metric, best_epoch, waited = metric, epoch, 0
-        else:
-            waited += 1
-        seconds = time.perf_counter() - started
-        rate = schedule.get_last_lr()[0]
-        impatient = config.early_stopping is not None and waited >= config.early_stopping.patience
-        last = impatient or epoch == config.epochs
-        report = EpochReport(epoch, train_loss, float(rate), seconds, metric, best_metric, best_epoch, last)
-        on_epoch(report, best if best_epoch == epoch else None)
-        if last:
-            break
-    return Trained(best, best_epoch, best_metric, epoch)
+        return mean
+
+    def validate(self, rows: Rows, epoch: int) -> float:
+        """Rank 0's metric on every rank: their buffers (running means) differ, their decisions must not."""
+        self.seed_step(epoch, len(self.bounds))
+        metric = validate(self.live.plain, rows, self.objective, self.config, self.device)
+        if self.workers == 1:
+            return metric
+        agreed = torch.tensor(metric, dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(agreed, 0)
+        return agreed.item()
 
 
 def validate(model: nn.Module, rows: Rows, objective: Objective, config: TrainConfig, device: torch.device) -> float:
-    """The validation metric over all rows, in the target's own units."""
+    """The validation metric of the plain `model` over all rows, in the target's own units."""
     model.eval()
     outputs, targets = [], []
-    with torch.inference_mode(), _autocast(config, device):
+    with torch.inference_mode(), autocast(config, device):
         for batch in rows.ordered(EVALUATION_BATCH):
             inputs: Batch = {name: tensor.to(device) for name, tensor in batch.items()}
             targets.append(inputs.pop("target").cpu().numpy())
-            outputs.append(_plain(model)(inputs).float().cpu().numpy())
+            outputs.append(model(inputs).float().cpu().numpy())
     unit = objective.target
     true = np.concatenate(targets)
     if objective.task == "regression":
         true = true.astype(np.float64) * unit.scale + unit.mean
     return objective.metric(true, scores(np.concatenate(outputs), objective.task, unit.mean, unit.scale))
-
-
-def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
-    """Multiple of the configured learning rate at an optimiser step.
-
-    `cosine`: linear warm-up, then half a cosine to zero. `onecycle`: half a cosine up from 1/25 and then down to
-    1/25,000 (Smith & Topin, arXiv:1708.07120).
-    """
-    if config.schedule == "constant":
-        return 1.0
-    rise = max(1, round(config.warmup * total))
-    start, end = (0.0, 0.0) if config.schedule == "cosine" else (1 / 25, 1 / 25_000)
-    if step < rise:
-        done = (step + 1) / (rise + 1)
-        return done if config.schedule == "cosine" else start + (1 - start) * (1 - math.cos(math.pi * done)) / 2
-    done = min(1.0, (step - rise) / max(1, total - rise))
-    return end + (1 - end) * (1 + math.cos(math.pi * done)) / 2
-
-
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
-
-
-def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
-    if config.precision == "float32":
-        return nullcontext()
-    if config.precision == "float16" and device.type != "cuda":
-        raise ConfigError("train.precision: found 'float16' on a CPU; use bfloat16 or float32 there")
-    return torch.autocast(device.type, dtype=getattr(torch, config.precision))
-
-
-def _plain(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def _min_delta(config: TrainConfig) -> float:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -15,10 +13,11 @@ from ray import tune
 from raymlops.config.training import SearchConfig
 from raymlops.config.tree import Config
 from raymlops.errors import RaymlopsError
-from raymlops.training.ddp import release_workers
+from raymlops.training.recorder import Recorder, Watcher
+from raymlops.training.records import Stored, TrialRecord, stored_trials
 from raymlops.training.resources import concurrent_trials
-from raymlops.training.space import decode, most_epochs, tune_space
-from raymlops.training.trial import FAILURE, Handles, TrialContext, run_trial
+from raymlops.training.space import encode, most_epochs, tune_space
+from raymlops.training.trial import Handles, TrialContext, run_trial
 
 if TYPE_CHECKING:
     from raymlops.data.snapshot import Snapshot
@@ -31,36 +30,11 @@ TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
-
-
-@dataclass
-class TrialRecord:
-    """What is known of one trial. `status`: pending, running, completed, pruned, stopped (time budget) or failed."""
-
-    number: int
-    values: dict[str, Any]
-    path: str
-    """Where its best checkpoint is, below the store."""
-    status: str = "pending"
-    reason: str | None = None
-    curves: list[dict[str, float]] = field(default_factory=list)
-    """One entry per epoch: epoch, train_loss, learning_rate, seconds, metric."""
-    best_metric: float | None = None
-    best_epoch: int = 0
-    seconds: float = 0.0
-
-    @property
-    def name(self) -> str:
-        return f"trial-{self.number:03d}"
-
-    @property
-    def finished(self) -> bool:
-        return self.status not in ("pending", "running")
-
-
 DRIVER_MEMORY = 1_000_000
 """Bytes."""
-Watcher = Callable[[Sequence[TrialRecord], TrialRecord], None]
+REPLAY_SECONDS = 10.0
+"""Least time, with as much again for every ten trials, that a search gets which goes on after its time budget: to learn
+what it knew."""
 
 
 class SearchFailed(RaymlopsError):
@@ -92,14 +66,27 @@ def run_search(
 
     `on_update` is called on the driver after every epoch and every change of status. Raises ResourceError before
     anything starts when a trial does not fit the cluster, SearchFailed when no trial ends with a model.
+
+    Called again over the same `context.path` after a kill, with the same configuration and snapshot, it goes on:
+
+    - Trials that had ended are not trained again. Their records come from their files, with `replayed` set; `on_update`
+      is called for them as for others: the kill may have come before they were logged.
+    - Trials that were under way go on from their last stored state, with the values and in the directory that they had,
+      and end with the weights that they would have had.
+    - Others are drawn as they would have been; with `optuna`, as they would have been from the results that are known.
+    - `search.time_budget_s` counts what the earlier processes took.
+    - Nobody else may be running the same search: the caller sees to that.
     """
     config = context.config
     os.environ.update(TUNE_ENVIRONMENT)
     concurrent = concurrent_trials(cluster_nodes(), config.train, config.search)
+    earlier = stored_trials(context.store, context.path)
+    elapsed = max((trial.elapsed for trial in earlier), default=0.0)
+    context.store.delete_tree(f"{context.path}/tune")  # what Tune notes for a restore of its own
     metric_mode = context.objective(config).metric.mode
-    watcher = _Recorder(context, metric_mode, on_update)
+    watcher = Recorder(context, on_update, elapsed)
     train = config.train
-    if train.workers == 1:
+    if train.most_workers == 1:
         resources: Any = {"cpu": train.cpus_per_worker, "gpu": train.gpus_per_worker}
     else:
         # The workers bring their own placement group. The process that drives them mostly waits, and must not take a
@@ -112,12 +99,12 @@ def run_search(
         tune_config=tune.TuneConfig(
             metric="metric",
             mode=metric_mode,
-            search_alg=_searcher(config, concurrent),
+            search_alg=_searcher(config, concurrent, earlier),
             scheduler=_scheduler(config.search, most_epochs(config)),
             num_samples=config.search.trials,
             max_concurrent_trials=None if config.search.searcher == "random" else concurrent,
-            time_budget_s=config.search.time_budget_s,
-            reuse_actors=train.workers == 1,
+            time_budget_s=_time_left(config.search, elapsed, len(earlier)),
+            reuse_actors=train.most_workers == 1,
             trial_name_creator=watcher.name,
             trial_dirname_creator=watcher.name,
         ),
@@ -126,7 +113,7 @@ def run_search(
             storage_path=context.store.location(context.path),
             callbacks=[watcher],
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),
+            failure_config=tune.FailureConfig(max_failures=train.max_failures),
         ),
     )
     tuner.fit()
@@ -143,14 +130,24 @@ def cluster_nodes() -> list[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _searcher(config: Config, concurrent: int) -> Any:
+def _searcher(config: Config, concurrent: int, earlier: Sequence[Stored]) -> Any:
     if config.search.searcher == "random":
         return tune.search.BasicVariantGenerator(max_concurrent=concurrent, random_state=config.seed)
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
+    from raymlops.training.samplers import NumberedTpe
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return OptunaSearch(sampler=optuna.samplers.TPESampler(seed=config.seed))
+    # What an earlier process tried comes first and under the same numbers, whatever was known when it was drawn.
+    first = [encode(config.search.space, trial.record.values) for trial in earlier]
+    return OptunaSearch(sampler=NumberedTpe(config.seed), points_to_evaluate=first or None)
+
+
+def _time_left(search: SearchConfig, elapsed: float, trials: int) -> float | None:
+    if search.time_budget_s is None:
+        return None
+    return max(search.time_budget_s - elapsed, REPLAY_SECONDS * (1 + trials / 10) if trials else 0.0)
 
 
 def _scheduler(search: SearchConfig, epochs: int) -> Any:
@@ -162,87 +159,3 @@ def _scheduler(search: SearchConfig, epochs: int) -> Any:
     if search.scheduler == "median":
         return tune.schedulers.MedianStoppingRule(time_attr="epoch", grace_period=grace)
     return tune.schedulers.FIFOScheduler()
-
-
-class _Recorder(tune.Callback):  # type: ignore[misc]
-    """Keeps the records as Tune's events come in, on the driver."""
-
-    def __init__(self, context: TrialContext, mode: str, on_update: Watcher) -> None:
-        self.context, self.mode, self.on_update = context, mode, on_update
-        self.records: dict[str, TrialRecord] = {}
-        self.started: dict[str, float] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune stores its callbacks for a restore that is never done; ours holds what cannot be stored
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Recorder:
-        return self  # Tune copies its run configuration; the events must reach the original
-
-    def name(self, trial: Any) -> str:
-        return self._record(trial).name
-
-    def _record(self, trial: Any) -> TrialRecord:
-        if trial.trial_id not in self.records:
-            number = len(self.records) + 1
-            values = decode(self.context.config.search.space, trial.config)
-            path = f"{self.context.path}/trial-{number:03d}"
-            self.records[trial.trial_id] = TrialRecord(number, values, path)
-        return self.records[trial.trial_id]
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        record = self._record(trial)
-        record.status = "running"
-        self.started[trial.trial_id] = time.monotonic()
-        self._tell(record)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        record = self._record(trial)
-        if FAILURE in result:
-            record.status, record.reason = "failed", result[FAILURE]
-        if result.get("epoch") is None or result["epoch"] <= len(record.curves):
-            return  # Tune repeats the last result when the function returns
-        kept = ("epoch", "train_loss", "learning_rate", "seconds", "metric")
-        record.curves.append({key: result[key] for key in kept})
-        record.best_metric, record.best_epoch = result["best_metric"], result["best_epoch"]
-        record.seconds = time.monotonic() - self.started[trial.trial_id]
-        record.status = "completed" if result["last"] else "running"
-        self._tell(record)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        record = self._record(trial)
-        if record.status == "running":
-            record.status = "pruned"
-        self._ended(record)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        record = self._record(trial)
-        record.status, record.reason = "failed", _cause_of_death(trial)
-        self._ended(record)
-
-    def close(self) -> list[TrialRecord]:
-        """Records in order; trials that never finished were stopped by the time budget."""
-        for record in self.records.values():
-            if not record.finished:
-                record.status = "stopped"
-                record.reason = "time budget" if record.curves else "the time budget ended before the first epoch did"
-                self._ended(record)
-        return sorted(self.records.values(), key=lambda r: r.number)
-
-    def _ended(self, record: TrialRecord) -> None:
-        if self.context.config.train.workers > 1:
-            release_workers(self.context.store, record.path)
-        self._tell(record)
-
-    def _tell(self, record: TrialRecord) -> None:
-        self.on_update(list(self.records.values()), record)
-
-
-def _cause_of_death(trial: Any) -> str:
-    """Of a trial whose process ended before it could say why; Ray knows at least how."""
-    text = str(trial.get_error() or "")
-    if "OutOfMemory" in text or "out of memory" in text.lower():
-        return "killed: the node ran out of memory"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"the worker process died: {lines[-1] if lines else 'no message'}"[:500]

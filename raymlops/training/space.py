@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,20 @@ def decode(space: Mapping[str, Dimension], drawn: Mapping[str, Any]) -> dict[str
         listed = dimension.choice if dimension.choice is not None else dimension.grid
         values[path] = drawn[path] if listed is None else listed[int(drawn[path])]
     return values
+
+
+def encode(space: Mapping[str, Dimension], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `decode`, of values that may have been stored as JSON in between."""
+    drawn: dict[str, Any] = {}
+    for path, dimension in space.items():
+        listed = dimension.choice if dimension.choice is not None else dimension.grid
+        drawn[path] = values[path] if listed is None else [as_text(v) for v in listed].index(as_text(values[path]))
+    return drawn
+
+
+def as_text(value: Any) -> str:
+    """What is compared to tell whether two values are the same: choices may be anything that YAML can say."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:

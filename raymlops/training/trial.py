@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,13 @@ from raymlops.features.state import ArraySpec
 from raymlops.store import Store
 from raymlops.training.batches import InMemory, Rows, Streamed, generator, join
 from raymlops.training.checkpoint import load_checkpoint, save_checkpoint
+from raymlops.training.keeper import StateWriter
 from raymlops.training.loop import EpochReport, Objective, Target, Trained, pick_device, train
 from raymlops.training.models import ModelFactory, build_model
 from raymlops.training.objective import LossFunction, MetricFunction, ValidationMetric, loss_function
+from raymlops.training.records import TrialRecord, finished_record
 from raymlops.training.space import decode, with_values
+from raymlops.training.state import Resumed, identity_of, load_state, newest_state
 
 if TYPE_CHECKING:
     from raymlops.data.snapshot import Snapshot
@@ -69,14 +73,23 @@ class Handles:
 
 
 def run_trial(drawn: Mapping[str, Any], context: TrialContext, handles: Handles) -> None:
-    """The Tune trainable. A failure is reported as a result, so that the actor lives on for the next trial."""
+    """The Tune trainable. A failure is reported as a result, so that the actor lives on for the next trial.
+
+    A trial that ended before, in an earlier process of the same search, is not trained: its epochs are reported again,
+    so that searcher and scheduler learn what they knew. One that was killed goes on from its last stored state.
+    """
     from ray import tune
 
     name = tune.get_context().get_trial_name()
     path = f"{context.path}/{name}"
     try:
-        config = with_values(context.config, decode(context.config.search.space, drawn))
-        if config.train.workers == 1:
+        values = decode(context.config.search.space, drawn)
+        ended = finished_record(context.store, path, values)
+        if ended is not None:
+            _replay(ended, tune.report)
+            return
+        config = with_values(context.config, values)
+        if config.train.most_workers == 1:
             run_single(config, context, handles, path, tune.report)
         else:
             from ray.tune.integration.ray_train import TuneReportCallback
@@ -89,11 +102,27 @@ def run_trial(drawn: Mapping[str, Any], context: TrialContext, handles: Handles)
         tune.report({FAILURE: describe_failure(error)})
 
 
-def run_single(config: Config, context: TrialContext, handles: Handles, path: str, report: Report) -> Trained:
+def _replay(ended: TrialRecord, report: Report) -> None:
+    for point in ended.curves:
+        report(dict(point))
+    if ended.status == "failed":
+        report({FAILURE: ended.reason})
+
+
+def run_single(
+    config: Config,
+    context: TrialContext,
+    handles: Handles,
+    path: str,
+    report: Report,
+    *,
+    refit: bool = False,
+    until: int | None = None,
+) -> Trained:
     """Train in this process on one device; checkpoints of the best epoch go to `path` before they are reported."""
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
-    rows, validation = open_rows(context, handles, refit=False)
-    return fit(config, context, rows, validation, path, report)
+    rows, validation = open_rows(context, handles, refit)
+    return fit(config, context, rows, validation, path, report, until=until)
 
 
 def open_rows(context: TrialContext, handles: Handles, refit: bool) -> tuple[Rows, Rows | None]:
@@ -115,22 +144,38 @@ def fit(
     device: torch.device | None = None,
     rank: int = 0,
     workers: int = 1,
+    until: int | None = None,
 ) -> Trained:
-    """Build, seed, train, checkpoint. Rank 0 writes; every rank reports."""
+    """Build, seed, train, checkpoint, or go on from the newest state at `path`. Rank 0 writes; every rank reports.
+
+    Going on, the epochs that had ended are reported first. States stay at `path` for the caller to remove when it has
+    recorded that the training ended.
+    """
     device = device if device is not None else pick_device(config.train.device)
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    # Seeds initialisation and dropout; drawn from the data's identity, so that equal inputs mean equal weights.
+    # Seeds the initialisation; drawn from the data's identity, so that equal inputs mean equal weights.
     torch.manual_seed(int(generator(context.snapshot.hash, config.seed, "model").integers(2**63)))
     built = build_model(config.model, context.spec, context.factory)
+    start = None
     if context.start is not None:
-        built.load_state_dict(load_checkpoint(context.store, context.start)[0])
+        weights, facts = load_checkpoint(context.store, context.start)
+        built.load_state_dict(weights)
+        start = facts["weights_sha256"]
     model = wrap(built.to(device))
+    identity = identity_of(context.snapshot.hash, config, start, validation is None, until)
+    resumed = _resume(context.store, path, identity, rank, workers, device)
+    if resumed is not None:
+        at = resumed.progress
+        log.info("%s goes on in epoch %d after %d steps of it", path, at.epoch, at.step)
+        for point in at.curves:
+            report(dict(point))
 
     def on_epoch(epoch: EpochReport, best: dict[str, torch.Tensor] | None) -> None:
         if best is not None and rank == 0:
             facts = {
+                "identity": identity,
                 "epoch": epoch.epoch,
                 "metric": epoch.metric,
                 "config": config.model_dump(mode="json", by_alias=True),
@@ -138,18 +183,34 @@ def fit(
             save_checkpoint(context.store, path, best, facts)
         report(epoch.to_dict())
 
-    return train(
-        model,
-        config.train,
-        context.objective(config),
-        rows,
-        validation,
-        seed=config.seed,
-        device=device,
-        on_epoch=on_epoch,
-        rank=rank,
-        workers=workers,
-    )
+    states = StateWriter(context.store, path, identity, config.train.checkpoint) if rank == 0 else None
+    with states or nullcontext():
+        return train(
+            model,
+            config.train,
+            context.objective(config),
+            rows,
+            validation,
+            seed=config.seed,
+            device=device,
+            on_epoch=on_epoch,
+            rank=rank,
+            workers=workers,
+            resumed=resumed,
+            states=states,
+            until=until,
+        )
+
+
+def _resume(store: Store, path: str, identity: str, rank: int, workers: int, device: torch.device) -> Resumed | None:
+    """What to go on from, the same on every rank: rank 0 picks it."""
+    resumed = newest_state(store, path, identity) if rank == 0 else None
+    if workers > 1:
+        number = torch.tensor(-1 if resumed is None else resumed.number, device=device)
+        torch.distributed.broadcast(number, 0)
+        if rank > 0 and number.item() >= 0:
+            resumed = load_state(store, path, int(number.item()), identity)
+    return resumed
 
 
 def describe_failure(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from raymlops.retraining.pipeline import run_job
 from raymlops.retraining.result import RunResult
 from raymlops.retraining.watch import Silent
 from raymlops.store import Store
-from raymlops.training.search import TrialRecord
+from raymlops.training.records import TrialRecord
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

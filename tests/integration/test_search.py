@@ -11,8 +11,9 @@ from conftest import Prepared, configured
 
 from raymlops.errors import ResourceError
 from raymlops.training.checkpoint import load_checkpoint
+from raymlops.training.records import TrialRecord
 from raymlops.training.refit import refit
-from raymlops.training.search import SearchFailed, TrialRecord, run_search, share_parts
+from raymlops.training.search import SearchFailed, run_search, share_parts
 from raymlops.training.trial import Handles
 
 
@@ -46,14 +47,6 @@ def test_trials_learn_and_leave_the_best_checkpoint(prepared: Prepared) -> None:
     assert facts["config"]["train"]["learning_rate"] == best.values["train.learning_rate"]
     assert "layers.0.weight" in weights
     assert updates.count("running") >= 8
-
-
-def test_equal_seeds_give_equal_searches(prepared: Prepared) -> None:
-    runs = [search(prepared, f"equal-{i}", search__scheduler="fifo") for i in range(2)]
-    (first, best_first), (second, best_second) = runs
-    assert [t.values for t in first] == [t.values for t in second]
-    assert [t.best_metric for t in first] == [t.best_metric for t in second]
-    assert digest(prepared, best_first.path) == digest(prepared, best_second.path)
 
 
 def test_streaming_from_shards_gives_the_same_weights(prepared: Prepared) -> None:
@@ -113,7 +106,7 @@ def modes(*names: str) -> dict[str, Any]:
 
 def test_failing_trials_are_recorded_and_do_not_end_the_search(prepared: Prepared) -> None:
     custom = {"factory": user_code.build}
-    trials, best = search(prepared, "failures", custom, **modes("raise", "good", "nan", "die"))
+    trials, best = search(prepared, "failures", custom, train__max_failures=0, **modes("raise", "good", "nan", "die"))
     by_mode = {t.values["model.params.mode"]: t for t in trials}
     assert best is by_mode["good"]
     assert by_mode["raise"].reason == "model.factory: user_code:build raised RuntimeError: no weights for this weather"
@@ -160,24 +153,3 @@ def test_what_cannot_fit_is_refused_before_anything_starts(prepared: Prepared) -
     with pytest.raises(ResourceError, match=r"needs 1 worker\(s\) of 64 CPU"):
         search(prepared, "too-big", train__cpus_per_worker=64)
     assert prepared.store.list("runs/small/too-big") == []
-
-
-def test_two_workers_train_one_model(prepared: Prepared) -> None:
-    """About 60 s: Ray Train takes 20 s to start and stop a group of workers, and here it does so twice.
-
-    ASHA stops the trial at its last epoch by killing its driver; the refit then needs the CPUs that its workers held.
-    """
-    _, best = search(prepared, "alone", search__trials=1, search__space={})
-    _, pair = search(prepared, "pair", search__trials=1, search__space={}, train__workers=2)
-    assert pair.status == "completed"
-    assert len(pair.curves) == 3
-    # Same batches, same initial weights; only the order of floating-point sums differs.
-    assert pair.best_metric == pytest.approx(best.best_metric, rel=0.02)
-    weights, _ = load_checkpoint(prepared.store, pair.path)
-    assert not any(name.startswith("module.") for name in weights)
-    again = refit(
-        prepared.context(configured({"train__workers": 2}), "pair-refit"),
-        share_parts(prepared.snapshot, configured({})),
-        pair,
-    )
-    assert load_checkpoint(prepared.store, again)[1]["epoch"] == pair.best_epoch

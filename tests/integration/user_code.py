@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,31 @@ class Linear(nn.Module):
         return out * float("nan") if self.poison else out
 
 
-def build(spec: Any, mode: str = "good") -> nn.Module:
+class Watched(nn.Module):
+    """Notes each step of its training in a file (rank 1 when there are two) and is killed once after `at` of them."""
+
+    def __init__(self, numeric: int, folder: str, at: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(numeric, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
+        self.folder, self.at = Path(folder), at
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.training and not (torch.distributed.is_initialized() and torch.distributed.get_rank() == 0):
+            with (self.folder / "steps").open("a") as notes:
+                notes.write(".")
+            if steps_of(self.folder) == self.at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        out: torch.Tensor = self.layers(inputs["numeric"]).squeeze(1)
+        return out
+
+
+def steps_of(folder: Path) -> int:
+    return (folder / "steps").stat().st_size
+
+
+def build(spec: Any, mode: str = "good", folder: str = "", at: int = 0) -> nn.Module:
+    if mode == "watched":
+        return Watched(spec.numeric, folder, at)
     if mode == "raise":
         raise RuntimeError("no weights for this weather")
     if mode == "die":

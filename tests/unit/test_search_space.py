@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from raymlops.config.training import SearchConfig, TrainConfig
 from raymlops.config.tree import Config
 from raymlops.errors import ConfigError, ResourceError
 from raymlops.training.resources import concurrent_trials
-from raymlops.training.space import check_space, decode, most_epochs, trial_count, with_values
+from raymlops.training.space import check_space, decode, encode, most_epochs, trial_count, with_values
 
 
 def config(space: dict[str, Any], **search: Any) -> Config:
@@ -39,6 +41,18 @@ def test_drawn_values_become_a_configuration() -> None:
     changed = with_values(start, values)
     assert changed.model.hidden == 64  # type: ignore[union-attr]
     assert changed.train.learning_rate == 0.01
+
+
+def test_values_find_their_way_back_to_what_was_drawn() -> None:
+    space = config(
+        {
+            "train.early_stopping": {"choice": [None, {"patience": 3}]},
+            "model.hidden": {"grid": [8, 16]},
+            "train.learning_rate": {"uniform": [0.001, 0.1]},
+        }
+    ).search.space
+    drawn = {"train.early_stopping": 1, "model.hidden": 0, "train.learning_rate": 0.1 + 1e-17}
+    assert encode(space, json.loads(json.dumps(decode(space, drawn)))) == drawn
 
 
 def test_choices_may_be_any_value() -> None:
@@ -92,6 +106,35 @@ def test_trials_are_packed_onto_nodes() -> None:
     assert concurrent_trials(nodes, TrainConfig(), SearchConfig(max_concurrent=3)) == 3
     assert concurrent_trials(nodes, TrainConfig(gpus_per_worker=0.5), SearchConfig()) == 2
     assert concurrent_trials(nodes, TrainConfig(cpus_per_worker=2), SearchConfig()) == 3  # 2 + 1: none spans nodes
+
+
+def test_a_trial_whose_workers_may_change_needs_room_for_the_fewest() -> None:
+    elastic = TrainConfig.model_validate({"workers": {"min": 2, "max": 8}})
+    assert concurrent_trials([{"CPU": 5.0}], elastic, SearchConfig()) == 2
+    with pytest.raises(ResourceError, match=r"needs 2 worker\(s\)"):
+        concurrent_trials([{"CPU": 1.0}], elastic, SearchConfig())
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        (0, r"^train.workers: found 0; input should be greater than or equal to 1$"),
+        ("many", "^train.workers: found 'many'; input should be a valid integer"),
+        ({"min": 1}, "^train.workers.max: required, but not given$"),
+        ({"min": 2, "max": 2}, "^train.workers: min must be less than max, found min 2 and max 2$"),
+        ({"min": 1, "maxi": 2}, r"train.workers.maxi: unknown key; did you mean 'max'"),
+    ],
+)
+def test_a_wrong_number_of_workers_is_named_once(workers: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.compile(message, re.M)) as caught:
+        parse_config({**config({}).model_dump(by_alias=True, mode="json"), "train": {"workers": workers}})
+    assert "int" not in re.findall(r"train.workers\.(\w+)", str(caught.value))
+
+
+def test_workers_survive_a_round_trip() -> None:
+    for workers in (3, {"min": 1, "max": 4}):
+        plain = {**config({}).model_dump(by_alias=True, mode="json"), "train": {"workers": workers}}
+        assert parse_config(parse_config(plain).model_dump(by_alias=True, mode="json")) == parse_config(plain)
 
 
 def test_what_does_not_fit_is_refused_with_both_sizes() -> None:
