@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import feeds, flights_reference, memory, search
+from benchmarks import checkpoint, feeds, flights_reference, memory, search
 from benchmarks.common import Report, Table, Target, in_child, machine, run
 from benchmarks.plain import train_plainly
 from raymlops.config.loading import load_config
@@ -70,6 +70,19 @@ def test_overhead_is_wall_time_of_all_places_less_training() -> None:
     assert ours[8] == pytest.approx((10 * 2 - 12) / 4)
     [total] = [target for target in made.targets if "search of" in target.claim]
     assert search.DOUBLE in total.claim and total.value == pytest.approx(1.0)  # against the faster of the two
+
+
+def test_the_cost_of_states_is_taken_from_neighbouring_blocks() -> None:
+    drifting = [1.0, 1.1 * 1.02, 1.2, 1.3 * 1.02, 1.4]  # a machine that slows down, and blocks that cost 2 %
+    assert checkpoint.costs(drifting) == pytest.approx([0.02, 0.02])
+    assert checkpoint.noise(drifting) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_every_second_block_of_a_training_has_a_state() -> None:
+    size = vars(checkpoint.QUICK) | {"every": 0.02}
+    found = checkpoint.measure_training(1, size)
+    assert len(found["seconds_per_step"]) == 7 and len(found["copies"]) == len(found["writes"]) == 3
+    assert found["state_bytes"] > 3 * 4 * found["parameters"]  # weights and two moments of each
 
 
 def test_peaks_see_memory_that_is_held() -> None:
