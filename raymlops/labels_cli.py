@@ -64,14 +64,14 @@ def status(
 ) -> None:
     """How many predictions have a label, and how long labels take: by version, day and slice."""
     from raymlops.monitoring.label_state import JoinState
-    from raymlops.monitoring.label_status import label_status
+    from raymlops.monitoring.label_status import label_status, logged_slices
     from raymlops.store import Store
 
     loaded, _ = load(config, set_)
     store, now = Store.at(loaded.storage), datetime.now(UTC)
     state = JoinState.read(store, loaded.name)
-    gate = loaded.gate
-    found = label_status(store, loaded.name, now - timedelta(days=days), now, gate.slices, gate.max_slices)
+    slices, most = logged_slices(loaded), loaded.gate.max_slices
+    found = label_status(store, loaded.name, now - timedelta(days=days), now, slices, most)
     until = None if state.until is None else state.until.isoformat()
     if as_json:
         typer.echo(json.dumps({"until": until, "totals": state.totals, **found.to_dict()}))

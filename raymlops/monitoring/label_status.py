@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raymlops.config.tree import Config
 from raymlops.monitoring.label_match import micros
 from raymlops.monitoring.label_shape import INPUT, canonical
 from raymlops.monitoring.label_units import answered
@@ -127,6 +128,12 @@ def label_status(
         days.by_name(),
         {column: tally.most_frequent(most_slices) for column, tally in by_slice.items()},
     )
+
+
+def logged_slices(config: Config) -> list[str]:
+    """Columns under `gate.slices` that the prediction log has."""
+    kept = set(config.features.raw_columns()) - set(config.serving.log.redact)
+    return [name for name in config.gate.slices if name in kept]
 
 
 def _values(table: pa.Table, name: str) -> list[str]:

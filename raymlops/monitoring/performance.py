@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,11 @@ class SliceLoss:
     limit: float
     evidence: float
     """log of the slice's own mean M."""
+
+    def scaled(self, scale: float) -> SliceLoss:
+        """The same with losses in units of which `scale` is 1 here."""
+        means = {name: scale * getattr(self, name) for name in ("mean", "registered", "limit")}
+        return replace(self, **means)
 
     def __str__(self) -> str:
         return (

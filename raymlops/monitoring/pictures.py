@@ -11,7 +11,7 @@ from raymlops.monitoring.attribution import Moved
 from raymlops.monitoring.drift import DriftFinding
 from raymlops.registry.plots import ACCENT, INK, MUTED, SECOND, literal, new_figure, to_svg
 
-MAX_LABEL = 16
+MAX_LABEL = 20
 DECADES = 6.0
 """Evidence beyond a million to one is all the same colour."""
 
@@ -46,7 +46,7 @@ def heatmap(findings: Sequence[DriftFinding]) -> str:
         raise ValueError("findings: expected at least one")
     names = list(findings[0].evidence)
     table = np.array([[max(f.evidence[name], 0.0) / math.log(10.0) for f in findings] for name in names])
-    figure, axes = new_figure(7.2, 0.22 * len(names) + 1.4)
+    figure, axes = new_figure(9.4, 0.24 * len(names) + 1.4)
     image = axes.imshow(np.minimum(table, DECADES), aspect="auto", cmap="Blues", vmin=0.0, vmax=DECADES)
     for at, finding in enumerate(findings):
         if finding.alarm:

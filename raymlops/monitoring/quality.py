@@ -117,7 +117,7 @@ def quality_violations(
         if check == "null":
             allowed = 1.0 if rule is None or rule.max_null_fraction is None else rule.max_null_fraction
         if share > allowed:
-            observed = f"{share:.4g} of {counts.rows:,} rows ({rows:,})"
+            observed = f"{rows:,} of {counts.rows:,} rows ({share:.2%})"
             if check == "unseen":
                 observed += f", such as {', '.join(counts.examples.get(column, ()))}"
             found.append(Violation(column, check, _rule(rule, check, allowed), observed))

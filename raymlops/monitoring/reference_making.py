@@ -83,16 +83,16 @@ def _watched(config: Config, inputs: list[str], notes: list[str]) -> tuple[list[
     hidden = [name for name in inputs if name not in kept]
     chosen = config.monitoring.drift.columns
     if hidden:
-        said = "the prediction log does not keep them (serving.log.redact)"
-        notes.append(f"inputs: {', '.join(hidden)} are not watched, nor is train/serve skew: {said}")
+        said = "the prediction log does not keep what serving.log.redact names, and train/serve skew is not checked"
+        notes.append(f"inputs not watched: {', '.join(hidden)} ({said})")
     if chosen is not None and (absent := [name for name in chosen if name not in inputs]):
-        notes.append(f"inputs: {', '.join(absent)} are not watched: the version does not read them")
+        notes.append(f"inputs not watched: {', '.join(absent)} (the version does not read what is named there)")
     performance = config.monitoring.performance
     slices = config.gate.slices if performance.slices is None else performance.slices
     unlogged = [name for name in slices if name not in kept]
     if unlogged and performance.enabled:
         said = "the prediction log has only what the version reads, without serving.log.redact"
-        notes.append(f"slices: {', '.join(unlogged)} are not watched: {said}")
+        notes.append(f"slices not watched: {', '.join(unlogged)} ({said})")
     drift = kept if chosen is None else [name for name in chosen if name in kept]
     return drift, [name for name in slices if name in kept]
 

@@ -15,7 +15,7 @@ from raymlops.monitoring.day_rows import labelled_rows, logged_rows
 from raymlops.monitoring.drift import DriftFinding
 from raymlops.monitoring.estimates import Estimate, estimate_of
 from raymlops.monitoring.label_state import joined_until
-from raymlops.monitoring.label_status import label_status
+from raymlops.monitoring.label_status import label_status, logged_slices
 from raymlops.monitoring.references import References, references_of, settings_digest
 from raymlops.monitoring.report import Alarm, ReportData
 from raymlops.monitoring.report_sums import ReportSums, days_of
@@ -68,7 +68,7 @@ def report_of(config: Config, base: Path, store: Store, *, since: datetime, now:
         signals=seen.signals,
         alarms=sorted(_alarms(config, store, seen, shown), key=lambda alarm: alarm.day),
         days=days,
-        labels=label_status(store, name, since, now, _logged_slices(config), config.gate.max_slices),
+        labels=label_status(store, name, since, now, logged_slices(config), config.gate.max_slices),
         joined_until=joined_until(store, name),
         registered=None if level is None else scale * level.mean,
         limit=None if level is None else scale * level.limit,
@@ -80,11 +80,6 @@ def report_of(config: Config, base: Path, store: Store, *, since: datetime, now:
         estimated_by="" if estimate is None else estimate.method,
         notes=[*references.notes, *notes, *_late(state)],
     )
-
-
-def _logged_slices(config: Config) -> list[str]:
-    kept = set(config.features.raw_columns()) - set(config.serving.log.redact)
-    return [name for name in config.gate.slices if name in kept]
 
 
 def _late(state: WatchState) -> list[str]:

@@ -64,7 +64,7 @@ def performance(
         if at:
             axes.scatter(
                 at,
-                [top * (0.98 - 0.05 * row)] * len(at),
+                [top * (0.96 - 0.055 * row)] * len(at),
                 marker=mark,
                 color=SECOND,
                 s=26,

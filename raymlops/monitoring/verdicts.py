@@ -146,8 +146,9 @@ class Judge:
             self._state.judged("degradation", found.window, reason, numbers)
             return
         line["degradation_alarm"] = True
-        numbers["worse"] = [{"slice": row.name, "text": str(row)} for row in found.worse]
-        reason = "; ".join(map(str, found.worse[:_SHOWN]))
+        told = {row.name: str(row.scaled(self._references.scale)) for row in found.worse}
+        numbers["worse"] = [{"slice": name, "text": text} for name, text in told.items()]
+        reason = "; ".join(list(told.values())[:_SHOWN])
         self._state.alarmed("degradation", found.window, found.worse[0].since, reason, numbers)
 
     def _quality(self, day: str, rows: int, mine: pa.Table) -> None:

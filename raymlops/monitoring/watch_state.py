@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -16,14 +17,15 @@ from raymlops.monitoring.signals import Kind, Signal
 from raymlops.store import Store
 
 FORMAT = 2
-OPEN_DAYS = 56
-"""Judged days after which an incident without another alarm is closed."""
+QUIET_DAYS: Mapping[str, int] = {"degradation": 56, "drift": 56, "quality": 7, "labels": 7}
+"""Judged days after which an incident without another alarm is closed. What is wrong with single days is seen on single
+days; what is wrong with a model is not."""
 MOST_DAYS = 800
 
 
 @dataclass
 class Incident:
-    """An alarm that was raised, until the champion changes or it has been quiet for `OPEN_DAYS` judged days."""
+    """An alarm that was raised, until the champion changes or `QUIET_DAYS` judged days have raised no other."""
 
     since: str | None
     reason: str
@@ -112,7 +114,7 @@ class WatchState:
         incident = self.incidents.get(kind)
         if incident is not None:
             incident.quiet_days += 1
-            if incident.quiet_days >= OPEN_DAYS:
+            if incident.quiet_days >= QUIET_DAYS[kind]:
                 del self.incidents[kind]
 
     def alarmed(self, kind: Kind, window: str, since: str | None, reason: str, numbers: dict[str, Any]) -> None:
@@ -123,6 +125,8 @@ class WatchState:
             self.incidents[kind] = Incident(since, reason, numbers, window, window)
         else:
             known.alarms, known.quiet_days, known.last_window = known.alarms + 1, 0, window
+            if kind in ("quality", "labels"):  # it may be something else today
+                known.reason, known.numbers = reason, numbers
 
     def signal(self, kind: Kind, version: str) -> Signal:
         """The verdict so far; `window` moves on while an incident is open."""

@@ -169,6 +169,10 @@ def test_a_look_that_was_killed_before_it_wrote_is_repeated_alike(world: World) 
     assert world.look() == first
     world.store.delete_file(references_path("small", "1"))
     assert world.look().alarms == first.alarms
+    # What was kept by another version of the program, in a form of its own, is made anew.
+    world.store.write(state_path("small", "1"), b'{"format": 1, "drift": "base64"}')
+    world.store.write(references_path("small", "1"), b'{"settings": "0123", "references": {"format": 1}}')
+    assert world.look() == first
 
 
 def test_the_report_says_what_the_look_found(world: World) -> None:
@@ -198,4 +202,4 @@ def test_what_the_log_does_not_keep_is_not_watched_and_said(world: World) -> Non
     data = report_of(world.config, world.base, world.store, since=start, now=start + timedelta(days=3.005))
     assert {row.feature for row in data.distances} == {"x", "group", "prediction"}
     assert {row.name for row in data.slices} == {"(all)", "group=a", "group=b", "group=c"}
-    assert [note.partition(" are not")[0] for note in data.notes] == ["inputs: z", "slices: id"]
+    assert [note.partition(" (")[0] for note in data.notes] == ["inputs not watched: z", "slices not watched: id"]

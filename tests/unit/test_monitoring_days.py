@@ -281,3 +281,18 @@ def test_missing_labels_are_an_incident_when_they_are_due(tmp_path: Path) -> Non
     assert state.days["2026-03-02"]["labels"] == ["delay: 90% of labels came within 3:00:00, expected within 2:00:00"]
     assert "0 of 24 predictions have a label" in state.days["2026-03-03"]["labels"][0]
     assert state.signal("labels", "1").incident == "labels-1-2026-03-02"
+
+
+def test_an_incident_of_single_days_ends_with_a_good_week_and_says_what_was_wrong_last() -> None:
+    state = WatchState("settings")
+    state.alarmed("quality", "2026-03-01", "2026-03-01", "a unit changed", {})
+    state.judged("quality", "2026-03-02", "fine", {})
+    state.alarmed("quality", "2026-03-03", "2026-03-03", "nobody asked", {})
+    assert state.signal("quality", "1").incident == "quality-1-2026-03-01"
+    assert state.signal("quality", "1").reason == "nobody asked"
+    for day in range(4, 11):
+        assert state.signal("quality", "1").alarm
+        state.judged("quality", f"2026-03-{day:02d}", "fine", {})
+    assert not state.signal("quality", "1").alarm
+    state.alarmed("quality", "2026-03-11", "2026-03-11", "nobody asked", {})
+    assert state.signal("quality", "1").incident == "quality-1-2026-03-11"

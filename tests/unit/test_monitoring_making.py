@@ -93,7 +93,7 @@ def test_what_is_not_logged_is_left_out_and_said() -> None:
 
     assert watched() == ((["distance", "zone"], []), [])
     found, notes = watched(gate={"slices": ["zone", "airport"]})
-    assert found == (["distance", "zone"], ["zone"]) and len(notes) == 1 and "slices: airport" in notes[0]
+    assert found == (["distance", "zone"], ["zone"]) and len(notes) == 1 and "slices not watched: airport" in notes[0]
     found, notes = watched(gate={"slices": ["zone"]}, serving={"log": {"redact": ["zone"]}})
-    assert found == (["distance"], []) and [note.partition(" ")[0] for note in notes] == ["inputs:", "slices:"]
+    assert found == (["distance"], []) and [note.partition(" ")[0] for note in notes] == ["inputs", "slices"]
     assert watched(monitoring={"drift": {"columns": ["zone"]}})[0][0] == ["zone"]

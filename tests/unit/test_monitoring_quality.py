@@ -60,11 +60,11 @@ def test_good_rows_are_good_and_a_single_bad_one_is_no_news() -> None:
 @pytest.mark.parametrize(
     ("change", "at", "words"),
     [
-        ({"age": [-1.0] * 5 + [30.0] * 95}, ("age", "min"), "allowed >= 0 in all but 0.01 of rows, observed 0.05 "),
+        ({"age": [-1.0] * 5 + [30.0] * 95}, ("age", "min"), "allowed >= 0 in all but 0.01 of rows, observed 5 of "),
         ({"age": [130.0] * 5 + [30.0] * 95}, ("age", "max"), "allowed <= 120"),
-        ({"age": [None] * 6 + [30.0] * 94}, ("age", "null"), "missing in at most 0.05 of rows, observed 0.06"),
-        ({"age": ["old"] * 100}, ("age", "schema"), "allowed kind number, observed 1 of 100 rows"),
-        ({"city": ["Bonn"] * 9 + ["Lima"] + ["Rome"] * 90}, ("city", "unseen"), "0.1 of 100 rows (10), such as Bonn"),
+        ({"age": [None] * 6 + [30.0] * 94}, ("age", "null"), "missing in at most 0.05 of rows, observed 6 of"),
+        ({"age": ["old"] * 100}, ("age", "schema"), "allowed kind number, observed 100 of 100"),
+        ({"city": ["Bonn"] * 9 + ["Lima"] + ["Rome"] * 90}, ("city", "unseen"), "10 of 100 rows (10.00%), such as"),
         ({"plan": ["z"] * 2 + ["a"] * 98}, ("plan", "category"), "one of a, b"),
         ({"id": [None, None, *range(98)]}, ("id", "missing"), "no missing values"),
     ],
