@@ -165,7 +165,7 @@ def measure(quick: bool) -> Report:
     rows, targets = [], []
     for threads, found in raw.items():
         cost = costs(found["seconds_per_step"])
-        mean = statistics.mean(cost)
+        mean, error = statistics.mean(cost), statistics.stdev(cost) / len(cost) ** 0.5
         rows.append(
             [
                 threads,
@@ -176,11 +176,12 @@ def measure(quick: bool) -> Report:
                 statistics.mean(found["writes"]),
                 f"{statistics.mean(found['copies']) / size.every:.2%}",
                 f"{mean:.2%}",
-                f"{statistics.stdev(cost) / len(cost) ** 0.5:.2%}",
+                f"{error:.2%}",
                 f"{noise(found['seconds_per_step']):.2%}",
             ]
         )
-        targets.append(Target(f"share of the time that states cost, {threads} thread(s)", mean, 0.02, at_most=True))
+        claim = f"share of the time that states cost, {threads} thread(s), mean and two standard errors"
+        targets.append(Target(claim, mean + 2 * error, 0.02, at_most=True))
     columns = (
         "threads",
         "parameters",
