@@ -27,13 +27,9 @@ from raymlops.retraining.watch import Silent  # noqa: E402
 POINTS = [
     "the run is opened",
     "snapshot is being written",
-    "snapshot is not recorded",
     "a trial is half recorded",
-    "a trial is recorded",
     "search is not recorded",
-    "refit begins",
     "refit is not recorded",
-    "gate begins",
     "gate is not recorded",
     "the model is half stored",
     "the verdict is half recorded",
@@ -79,8 +75,6 @@ def set_trap(point: str) -> None:
     import mlflow
 
     import raymlops.data.build
-    import raymlops.retraining.judging
-    import raymlops.training.refit
     from raymlops.registry.tracking import Tracker
     from raymlops.retraining.records import Records
 
@@ -94,12 +88,6 @@ def set_trap(point: str) -> None:
         after(raymlops.data.build, "write_shards")
     elif point == "a trial is half recorded":
         before(client, "set_terminated")
-    elif point == "a trial is recorded":
-        after(Tracker, "log_trial")
-    elif point == "refit begins":
-        before(raymlops.training.refit, "refit")
-    elif point == "gate begins":
-        before(raymlops.retraining.judging, "judge")
     elif point == "the model is half stored":
         before(client, "finalize_logged_model")
     elif point == "the verdict is half recorded":

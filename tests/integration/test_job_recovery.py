@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import frame
 from job_world import HERE, POINTS, job
 
@@ -86,6 +88,39 @@ def test_the_weights_are_those_of_an_undisturbed_run(base: Path, killed: tuple[s
     undisturbed = run_job(job(base, storage=str(base / "other")), base, Silent())
     assert undisturbed.weights_sha256 == killed[1]
     assert undisturbed.reused == []
+
+
+NOTHING_TO_DO = """
+import sys
+from raymlops.cli import app
+
+for more in (["--dry-run"], ["--dry-run", "--set", "train.learning_rate=0.5"], []):
+    try:
+        app(["run", sys.argv[1], "--json", *more], standalone_mode=False)
+    except SystemExit as end:
+        assert end.code == 0
+assert not {"ray", "torch"} & sys.modules.keys()
+"""
+
+
+def test_a_run_without_changes_gives_the_earlier_result_and_starts_nothing(
+    base: Path, killed: tuple[str, str], tmp_path: Path
+) -> None:
+    config = job(base)
+    raw = config.model_dump(mode="json", by_alias=True)
+    (base / "small.yaml").write_text("# a comment\n" + yaml.safe_dump(raw, sort_keys=False))
+    before = {path: path.stat().st_mtime_ns for path in (base / "storage").rglob("*.json")}
+    done = subprocess.run(
+        [sys.executable, "-c", NOTHING_TO_DO, str(base / "small.yaml")], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    unchanged, changed, result = map(json.loads, done.stdout.splitlines())
+    assert [step["action"] for step in unchanged["steps"]] == ["reuse"] * 6
+    assert [step["action"] for step in changed["steps"]] == ["reuse", *["run"] * 5]
+    assert changed["steps"][1]["why"] == "train.learning_rate: 0.02 → 0.5"
+    assert (result["run_id"], result["weights_sha256"]) == killed
+    assert result["unchanged"] and result["reused"] == STEPS
+    assert {path: path.stat().st_mtime_ns for path in (base / "storage").rglob("*.json")} == before
 
 
 def test_a_deleted_version_is_registered_again_by_the_run_that_made_it(base: Path, killed: tuple[str, str]) -> None:
