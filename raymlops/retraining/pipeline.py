@@ -212,20 +212,27 @@ def _engine(desk: Desk, steps: Steps, needed: bool) -> Iterator[None]:
                 ship_by_value(desk.base)
             imports.join()
             if needed:
-                _check_fits(desk.config)
                 steps.watch.note(str(cluster))
+                for reason in _check_fits(desk.config):
+                    steps.watch.note(f"not exact: {reason}")
         yield
 
 
-def _check_fits(config: Config) -> None:
-    """Raises ConfigError for a search space that leads nowhere, ResourceError for a trial that the cluster cannot
-    hold."""
+def _check_fits(config: Config) -> list[str]:
+    """What keeps this run from being repeated to the last bit.
+
+    Raises ConfigError for a search space that leads nowhere, ResourceError for a trial that the cluster cannot hold.
+    """
+    from raymlops.training.exactness import exactness
     from raymlops.training.resources import concurrent_trials
     from raymlops.training.search import cluster_nodes
     from raymlops.training.space import check_space
 
     check_space(config)
-    concurrent_trials(cluster_nodes(), config.train, config.search)
+    nodes = cluster_nodes()
+    concurrent = concurrent_trials(nodes, config.train, config.search)
+    cuda = config.train.device != "cpu" and any(node.get("GPU", 0) for node in nodes)
+    return exactness(config, cuda=cuda, concurrent=concurrent)
 
 
 def _check_start(config: Config, start: ModelPackage | None) -> None:
