@@ -17,6 +17,8 @@ from job_world import HERE, POINTS, job
 from raymlops.config.tree import Config
 from raymlops.registry.backend import tracking
 from raymlops.registry.catalog import list_models, list_runs
+from raymlops.retraining.desk import Desk, Origin
+from raymlops.retraining.lock import Held, hold
 from raymlops.retraining.pipeline import plan_job, run_job
 from raymlops.retraining.records import Records
 from raymlops.retraining.watch import Silent
@@ -155,3 +157,12 @@ def test_a_step_can_be_asked_for_again(base: Path, killed: tuple[str, str]) -> N
     again = run_job(config, base, Silent(), forced="refit")
     assert again.reused == STEPS[:2] and again.run_id != killed[0]
     assert again.weights_sha256 == killed[1]
+
+
+def test_one_process_works_on_a_job_and_another_says_who(base: Path, killed: tuple[str, str]) -> None:
+    config = job(base)
+    store = Store(config.storage)
+    with hold(store, Records(store, config.name).lock_root(Desk(config, base, store, Origin()).key), config.name):
+        with pytest.raises(Held, match=r"small: this process itself, since \d.* is working on it"):
+            run_job(config, base, Silent(), forced="report")
+        assert run_job(config, base, Silent()).unchanged, "reading needs no lock"
