@@ -18,7 +18,7 @@ from raymlops.errors import ConfigError, DataError, RaymlopsError, Refused
 from raymlops.imports import resolve, ship_by_value, user_functions
 from raymlops.retraining.desk import Desk, Origin
 from raymlops.retraining.inputs import ON_RAY, StepName, inputs_of
-from raymlops.retraining.lock import Claim, hold
+from raymlops.retraining.lock import Claim, Held, hold
 from raymlops.retraining.plan import JobRecord, Planned, goes_on_with
 from raymlops.retraining.result import RunResult
 from raymlops.retraining.steps import Steps
@@ -189,6 +189,8 @@ def _tracked(desk: Desk, forced: StepName | None, adopt: str | None, watch: Watc
             watch.note(f"goes on with run {adopt}")
         try:
             yield tracker, record
+        except Held:
+            raise  # the record is another process's by now
         except (Refused, ConfigError, DataError, SearchFailed) as error:  # the same would come of it again
             settle("failed", str(error))
             raise
