@@ -14,6 +14,7 @@ import typer
 from raymlops import __version__
 from raymlops.errors import RaymlopsError
 from raymlops.labels_cli import app as labels_app
+from raymlops.lineage_cli import diff, gc, lineage, reproduce
 from raymlops.loop_cli import app as loop_app
 from raymlops.monitor_cli import monitor
 from raymlops.rollout_cli import app as rollout_app
@@ -36,6 +37,10 @@ app.add_typer(labels_app, name="labels")
 app.command()(monitor)
 app.command()(trace)
 app.command()(replay)
+app.command()(lineage)
+app.command()(diff)
+app.command()(reproduce)
+app.command()(gc)
 app.add_typer(loop_app, name="loop")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]

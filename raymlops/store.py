@@ -175,6 +175,27 @@ class Store:
         found = filesystem.get_file_info(fs.FileSelector(f"{root}/{path}", allow_not_found=True))
         return sorted(info.base_name for info in found)
 
+    def usage(self, path: str) -> tuple[int, float]:
+        """Bytes of the files at or below `path`, and when the newest was written (seconds since 1970); zeros if there
+        are none."""
+        from pyarrow import fs
+
+        self._check(path)
+        if self.is_local:
+            found = [Path(self.uri) / path, *(Path(self.uri) / path).rglob("*")]
+            files = []
+            for file in found:
+                with contextlib.suppress(FileNotFoundError):  # whoever writes there goes on meanwhile
+                    status = file.lstat()
+                    files.append((0 if file.is_dir() else status.st_size, status.st_mtime))
+        else:
+            filesystem, root = self._remote
+            infos = filesystem.get_file_info(fs.FileSelector(f"{root}/{path}", recursive=True, allow_not_found=True))
+            infos.append(filesystem.get_file_info(f"{root}/{path}"))
+            kept = [info for info in infos if info.type == fs.FileType.File]
+            files = [(info.size or 0, info.mtime.timestamp() if info.mtime else 0.0) for info in kept]
+        return sum(size for size, _ in files), max((modified for _, modified in files), default=0.0)
+
     def delete_file(self, path: str) -> None:
         """Remove a file; nothing happens when it does not exist."""
         self._check(path)

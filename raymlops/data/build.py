@@ -282,7 +282,8 @@ def _write(job: ShardJob, manifest: dict[str, Any], found: Scan, profile: Profil
             store.write(f"{target}/{name}", data)
             files[name] = describe_file(data, 0)
         manifest["files"] = dict(sorted(files.items()))
-        store.create(path, json.dumps(manifest, indent=1, sort_keys=True, default=str).encode())
+        # Keys stay in their order: the hash of the identity, which is the snapshot's name, depends on it.
+        store.create(path, json.dumps(manifest, indent=1, default=str).encode())
     finally:
         # Read back, because an interrupt may come after the manifest was written.
         won = store.exists(path) and json.loads(store.read(path))["directory"] == manifest["directory"]

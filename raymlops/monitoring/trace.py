@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 def trace(store: Store, tracking: Tracking, endpoint: str, prediction_id: str) -> dict[str, Any]:
     """Sections `prediction`, `label`, `version`, `run`, `snapshot` and `code`, each plain values or None where nothing
     is known; `notes` says why. Raises RaymlopsError when the prediction is not in the log."""
+    from raymlops.registry.ancestry import describe_version
+
     rows = find_prediction(store, endpoint, prediction_id)
     given = rows.filter(pc.not_equal(rows.column("status"), "shadow"))
     rows = given if given.num_rows else rows
@@ -57,7 +59,7 @@ def trace(store: Store, tracking: Tracking, endpoint: str, prediction_id: str) -
     version = _version(tracking, endpoint, first["version"], notes)
     if version is None:
         return found
-    found["version"] = _describe(version)
+    found["version"] = describe_version(version)
     found["label"] = _label(store, endpoint, prediction_id, first["time"], _target(version, notes))
     found["run"], found["code"] = _run(tracking, version.run_id, notes)
     found["snapshot"] = _snapshot(store, version.tags.get("snapshot"), notes)
@@ -76,19 +78,6 @@ def _version(tracking: Tracking, endpoint: str, version: str, notes: list[str]) 
     except RaymlopsError as error:
         notes.append(str(error))
         return None
-
-
-def _describe(version: VersionRef) -> dict[str, Any]:
-    tags = version.tags
-    aliases = version.tracking.client.get_registered_model(version.name).aliases
-    return {
-        "uri": version.uri,
-        "aliases": sorted(alias for alias, number in aliases.items() if str(number) == version.version),
-        "package_sha256": tags.get("package_sha256"),
-        "weights_sha256": tags.get("weights_sha256"),
-        "metrics": json.loads(tags.get("metrics", "{}")),
-        "compared_with": tags.get("champion") or None,
-    }
 
 
 def _target(version: VersionRef, notes: list[str]) -> str | None:
@@ -130,38 +119,22 @@ def _label(
 def _run(
     tracking: Tracking, run_id: str | None, notes: list[str]
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    from mlflow.exceptions import MlflowException
+    from raymlops.registry.record import RunRecord, describe_code, describe_environment, describe_run
 
     if run_id is None:
         notes.append("the version names no run")
         return None, None
     try:
-        run = tracking.client.get_run(run_id)
-    except MlflowException as error:
-        notes.append(f"run {run_id}: {error}")
+        run = RunRecord.of(tracking, run_id).run
+    except RaymlopsError as error:
+        notes.append(str(error))
         return None, None
-    tags, info = run.data.tags, run.info
-    described = {
-        "run_id": run_id,
-        "status": info.status,
-        "verdict": tags.get("verdict"),
-        "started": datetime.fromtimestamp(info.start_time / 1000, UTC).isoformat(timespec="seconds"),
-        "seed": tags.get("raymlops.seed"),
-        "raymlops": tags.get("raymlops.version"),
-    }
-    code = {
-        "commit": tags.get("mlflow.source.git.commit") or None,
-        "branch": tags.get("mlflow.source.git.branch") or None,
-        "state": tags.get("git.state"),
-        "python": tags.get("python"),
-        "hardware": tags.get("hardware"),
-        "packages": "packages.txt of the run",
-    }
-    return described, code
+    return describe_run(run), describe_code(run) | describe_environment(run)
 
 
 def _snapshot(store: Store, digest: str | None, notes: list[str]) -> dict[str, Any] | None:
     from raymlops.data.snapshot import Snapshot
+    from raymlops.registry.ancestry import describe_snapshot
 
     if not digest:
         notes.append("the version names no snapshot")
@@ -172,5 +145,4 @@ def _snapshot(store: Store, digest: str | None, notes: list[str]) -> dict[str, A
         notes.append(str(error))
         return {"hash": digest}
     source = {name: value for name, value in manifest["source"].items() if name != "files"}
-    kept = {name: manifest[name] for name in ("rows", "time_range", "created")}
-    return {"hash": digest, **kept, "source": source, "path": f"snapshots/{digest}"}
+    return describe_snapshot(digest, manifest) | {"source": source}

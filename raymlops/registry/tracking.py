@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -18,11 +19,14 @@ import yaml
 
 from raymlops import __version__
 from raymlops.config.tree import Config
+from raymlops.data.identity import path_digest
 from raymlops.errors import RaymlopsError, Refused
+from raymlops.imports import user_functions
 from raymlops.registry import adoption, lineage
 from raymlops.registry.backend import ReportingClient, Tracking, TrackingError, reported, tracking
 from raymlops.registry.values import chunks, cut, dump, finite, flat_params, key_of
 from raymlops.registry.versions import VersionRef, champion
+from raymlops.registry.winner import FUNCTIONS, MANIFEST, WINNER, Winner
 from raymlops.store import Store
 
 if TYPE_CHECKING:
@@ -37,6 +41,12 @@ log = logging.getLogger(__name__)
 
 JOB, TRIAL = "job", "trial"
 KIND_TAG, NAME_TAG = "raymlops.kind", "raymlops.name"
+BASE_TAG = "raymlops.base"
+"""Directory of the configuration, which relative paths and the user's modules belong to."""
+CHECKPOINT_TAG = "raymlops.checkpoint"
+"""Where the weights of its model were written, below the storage."""
+SHA256_TAG = "sha256."
+"""Followed by an artifact's path: whoever reads it later can tell whether it was changed."""
 REPORT = "report.html"
 STARTED = "git.state"
 """The tag that says that everything known at the start was recorded."""
@@ -109,6 +119,7 @@ class Tracker:
             "raymlops.version": __version__,
             "raymlops.task": self.config.task,
             "raymlops.seed": str(self.config.seed),
+            BASE_TAG: str(self.base.resolve()),
             "mlflow.source.name": "raymlops run",
             "mlflow.source.type": "JOB",
             **self.tags,
@@ -174,13 +185,15 @@ class Tracker:
         )
 
     def log_files(self, files: Mapping[str, str | bytes]) -> None:
-        """Artifacts by relative path; text is written as UTF-8."""
+        """Artifacts by relative path, and a tag with the hash of each; text is written as UTF-8."""
+        contents = {path: text.encode() if isinstance(text, str) else text for path, text in files.items()}
         with reported("writing artifacts"), tempfile.TemporaryDirectory(prefix="raymlops-artifacts-") as folder:
-            for path, content in files.items():
+            for path, content in contents.items():
                 target = Path(folder) / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content.encode() if isinstance(content, str) else content)
+                target.write_bytes(content)
             self._client.log_artifacts(self.run_id, folder)
+        self.tag({SHA256_TAG + path: hashlib.sha256(content).hexdigest() for path, content in contents.items()})
 
     def log_data(
         self,
@@ -191,11 +204,12 @@ class Tracker:
         columns: Mapping[str, str],
         contract: str,
         profile: Mapping[str, Any],
+        manifest: Mapping[str, Any],
     ) -> None:
         """The data that the job used, as MLflow's dataset input and as artifacts.
 
         `snapshot` is its hash, `source` describes where it was read (kind, uri, version), `rows` counts rows by part,
-        `columns` maps raw columns to kinds, `contract` is YAML text.
+        `columns` maps raw columns to kinds, `contract` is YAML text, `manifest` is the snapshot's.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -217,7 +231,14 @@ class Tracker:
         )
         self.tag({"raymlops.snapshot": snapshot})
         self.log_metrics(rows, prefix="rows_")
-        self.log_files({"contract.yaml": contract, "profile.json": dump(profile), "source.json": dump(source)})
+        self.log_files(
+            {
+                "contract.yaml": contract,
+                "profile.json": dump(profile),
+                "source.json": dump(source),
+                MANIFEST: dump(manifest),
+            }
+        )
 
     def log_trial(
         self,
@@ -259,6 +280,11 @@ class Tracker:
         self._client.set_terminated(run.info.run_id, "FAILED" if status == "failed" else "FINISHED", ended)
         self.trials[name] = str(run.info.run_id), status
         return str(run.info.run_id)
+
+    def log_winner(self, winner: Winner) -> None:
+        """Which trial became the model, and what repeating it takes."""
+        self.log_files({WINNER: dump(winner.to_dict())})
+        self.tag({"raymlops.trial": winner.trial, CHECKPOINT_TAG: winner.checkpoint})
 
     def log_report(self, html: str) -> None:
         self.log_files({REPORT: html})
@@ -420,6 +446,7 @@ class Tracker:
             "packages.txt": "\n".join(packages) + "\n",
             "hardware.json": dump(machine),
             "git.json": dump(self.lineage["git"]),
+            FUNCTIONS: dump({name: path_digest(path) for name, path in user_functions(self.config).items()}),
         }
         if git is not None:
             tags |= {"mlflow.source.git.commit": git.commit or "", "mlflow.source.git.branch": git.branch or ""}

@@ -131,5 +131,6 @@ class Job:
             columns=snapshot.manifest["columns"],
             contract=built.contract.to_yaml(),
             profile=built.profile.to_dict(),
+            manifest=snapshot.manifest,
         )
         return built

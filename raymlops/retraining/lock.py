@@ -56,6 +56,12 @@ def hold(store: Store, root: str, what: str) -> Iterator[Claim]:
             store.write(_path(root, claim.number), data.encode(), sync=False)
 
 
+def held(store: Store, root: str) -> bool:
+    """Whether a living process has the claim on the job below `root`."""
+    last = _last(store, root)
+    return last is not None and "released" not in last[1] and alive(store, root, last[1])
+
+
 def _take(store: Store, root: str, what: str) -> Claim:
     me = this_process()
     while True:

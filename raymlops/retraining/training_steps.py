@@ -87,31 +87,12 @@ class TrainingSteps:
 
     @cached_property
     def _context(self) -> TrialContext:
-        from raymlops.features.transform import Transform
-        from raymlops.training.checkpoint import save_checkpoint
-        from raymlops.training.loop import Target
-        from raymlops.training.trial import TrialContext
+        from raymlops.retraining.context import trial_context
 
-        config, store, origin = self.desk.config, self.desk.store, self.desk.origin
-        state = self.built.snapshot.state()
-        derived = {name: self.functions[f"features.derived.{name}.function"] for name in config.features.derived}
+        config, start = self.desk.config, self.desk.origin.start
         path = f"runs/{config.name}/{self.tracker.run_id}"
-        start = None
-        if origin.start is not None:
-            start = f"{path}/start"
-            save_checkpoint(store, start, origin.start.module.state_dict(), {})
-        return TrialContext(
-            config=config,
-            spec=Transform(config.features, state, config.task, derived).spec,
-            target=Target(**state.target) if config.task == "regression" else Target(),
-            snapshot=self.built.snapshot,
-            store=store,
-            path=path,
-            start=start,
-            factory=self.functions.get("model.factory"),
-            loss=self.functions.get("train.loss"),
-            metric=self.functions.get("train.metric"),
-        )
+        weights = None if start is None else start.module.state_dict()
+        return trial_context(config, self.built.snapshot, self.desk.store, path, self.functions, weights)
 
     def _log_trial(self, trial: TrialRecord) -> None:
         try:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from raymlops.data.snapshot import BuiltSnapshot
     from raymlops.registry.package import ModelPackage
     from raymlops.registry.tracking import Tracker
+    from raymlops.registry.winner import Winner
     from raymlops.retraining.judging import Judged
     from raymlops.training.objective import ValidationMetric
 
@@ -64,8 +65,28 @@ class VerdictSteps:
         from raymlops.retraining.judging import register
 
         package = self._package
+        self.tracker.log_winner(self._winner(package))
         model, version, alias = register(self.tracker, self._directory, package, self.built, self._judged, self.fence)
         return {"model": model, "version": version, "alias": alias, "package_sha256": package.sha256}
+
+    def _winner(self, package: ModelPackage) -> Winner:
+        from raymlops.registry.winner import Winner
+        from raymlops.retraining.training_steps import trials_of
+
+        config, start = self.desk.config, self.desk.origin.start
+        won = self.outputs["search"]["winner"]
+        [trial] = [trial for trial in trials_of(self.outputs["search"]) if trial.name == won["name"]]
+        return Winner(
+            trial=trial.name,
+            values=trial.values,
+            epoch=trial.best_epoch,
+            metric=self.metric.name,
+            value=trial.best_metric,
+            refit=config.search.refit,
+            checkpoint=(self.outputs.get("refit") or won)["path"],
+            weights_sha256=package.manifest["weights_sha256"],
+            start=None if start is None else start.sha256,
+        )
 
     def report(self) -> dict[str, Any]:
         from raymlops.retraining.reporting import data_notes, job_report

@@ -104,6 +104,15 @@ def test_what_was_run_can_be_looked_up(project: Path) -> None:
     assert "<html" in (project / "r.html").read_text()
 
 
+def test_lineage_and_retention_from_their_page(project: Path) -> None:
+    page = [ROOT / "docs/reproducibility.md"]
+    commands = {
+        word: block for block in blocks("shell", page) for word in ("lineage", "gc") if f"raymlops {word}" in block.text
+    }
+    assert "models:/my-model/1: intact" in shell(commands["lineage"], project)
+    assert "0 place(s) would be removed" in shell(commands["gc"], project)
+
+
 def test_a_refused_model_exits_3(project: Path) -> None:
     changes = ["search.trials=1", "train.epochs=1", "search.refit=false", "gate.thresholds.mae.max=0.001"]
     code, result, _ = raymlops(project, "run", "model.yaml", *(a for c in changes for a in ("--set", c)))

@@ -89,6 +89,7 @@ def test_one_parent_run_holds_what_is_needed_to_repeat_the_job(storage: Path) ->
             columns={"zeta": "integer", "pixels": "tensor"},
             contract="columns: {}\n",
             profile={"zeta": {"min": float("nan")}},
+            manifest={"hash": "ab" * 32, "files": {}},
         )
     run = client(storage).get_run(job.run_id)
     assert run.info.status == "FINISHED"

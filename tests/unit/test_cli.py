@@ -15,6 +15,7 @@ from raymlops import __version__
 from raymlops.cli import app, main
 
 SINGLE = ["run", "runs", "models", "report", "predict", "init", "doctor", "serve", "trace", "replay", "monitor"]
+SINGLE += ["lineage", "diff", "reproduce", "gc"]
 GROUPS = {
     "config": ["check", "schema"],
     "labels": ["join", "status"],
