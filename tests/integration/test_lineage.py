@@ -92,6 +92,18 @@ def place(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Iterat
     sys.path[:] = before
 
 
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["raymlops", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0), capfd.readouterr().out
+
+    return call
+
+
 @contextmanager
 def flipped(path: Path) -> Iterator[None]:
     """One bit of the file is another one for a while."""
@@ -162,10 +174,11 @@ def test_a_changed_bit_is_named(place: Place, pattern: str, link: str, what: str
     assert place.lineage().intact
 
 
-def test_the_refitted_winner_comes_out_again(place: Place) -> None:
-    done = place.reproduce(place.first)
-    assert (done.differences, done.machine, done.weights_sha256) == ([], [], place.first.weights_sha256)
-    assert done.exact
+def test_the_refitted_winner_comes_out_again(place: Place, cli: Callable[..., tuple[int, str]]) -> None:
+    code, out = cli("reproduce", place.first.run_id[:8], "--storage", place.store.uri, "--json")
+    done = json.loads(out.splitlines()[-1])
+    assert (done["differences"], done["machine"], done["weights_sha256"]) == ([], [], place.first.weights_sha256)
+    assert (code, done["exact"]) == (0, True)
     assert not [name for name in place.store.list("runs/small") if name.startswith("reproduce")]
 
 
@@ -206,18 +219,6 @@ def test_two_runs_side_by_side(place: Place) -> None:
     assert found["metrics"]["holdout mae"][0] == place.first.metrics["mae"]
     everything = diff_runs(*runs, everything=True).sections
     assert {"x mean", "group distinct", "rows train"} <= {row.key for row in everything["data"]}
-
-
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
-    def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["raymlops", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return int(stop.value.code or 0), capfd.readouterr().out
-
-    return call
 
 
 def test_the_commands(place: Place, cli: Callable[..., tuple[int, str]]) -> None:

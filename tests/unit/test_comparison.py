@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raymlops.lineage_text import diff_lines, row_lines, shown, size
+from raymlops.lineage_text import collected_lines, diff_lines, reproduction_lines, row_lines, shown, size
 from raymlops.registry.comparison import Row, differences, flat, profile_rows, side_by_side
 from raymlops.registry.diffing import RunDiff
+from raymlops.retraining.collection import Collected
+from raymlops.retraining.reproduction import Reproduction
+from raymlops.retraining.retention import Item, Plan
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
 KEYS = st.text("abc", min_size=1, max_size=3)
@@ -104,3 +108,31 @@ def test_values_and_sizes_fit_on_a_line() -> None:
     assert shown([1, "ü"]) == '[1, "ü"]'
     assert len(shown("long " * 100)) == 60
     assert [size(n) for n in (0, 999, 1000, 2_500_000, 3e13)] == ["0 B", "999 B", "1.0 kB", "2.5 MB", "30.0 TB"]
+
+
+def test_a_reproduction_as_text() -> None:
+    done = Reproduction("a" * 32, "small", "1" * 64, "1" * 64, [Row("config seed", 1, 2)], [Row("cpus", 2, 8)], {})
+    assert done.equal and not done.exact
+    assert list(reproduction_lines(done)) == [
+        "differs from what was recorded:",
+        "  config seed  1  → 2",
+        "another machine:",
+        "  cpus  2  → 8",
+        "run aaaaaaaaaaaa of small: weights 111111111111 again, equal to the last bit",
+    ]
+    for found, words in (("2" * 64, "NOT equal"), (None, "NOT trained again")):
+        assert words in list(reproduction_lines(replace(done, weights_sha256=found)))[-1]
+
+
+def test_what_was_removed_as_text() -> None:
+    items = [Item(f"runs/small/{n}/tune", "run", 1500 * n, 0.0) for n in (1, 2, 3)]
+    kept = {"a": "it is too new", "b": "it is too new", "c": "models:/small/1 needs it"}
+    found = Collected(Plan(tuple(items), kept), items[:1], items[1:2], items[2:])
+    assert list(collected_lines(found, dry_run=False)) == [
+        "    1.5 kB  run         runs/small/1/tune",
+        "    3.0 kB  run         runs/small/2/tune  stays: came into use meanwhile",
+        "    4.5 kB  run         runs/small/3/tune  FAILED: is still there",
+        "1.5 kB in 1 place(s) removed",
+        "  2 kept: it is too new",
+        "  1 kept: models:/small/1 needs it",
+    ]
