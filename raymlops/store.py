@@ -187,7 +187,8 @@ class Store:
             for file in found:
                 with contextlib.suppress(FileNotFoundError):  # whoever writes there goes on meanwhile
                     status = file.lstat()
-                    files.append((0 if file.is_dir() else status.st_size, status.st_mtime))
+                    if not file.is_dir():
+                        files.append((status.st_size, status.st_mtime))
         else:
             filesystem, root = self._remote
             infos = filesystem.get_file_info(fs.FileSelector(f"{root}/{path}", recursive=True, allow_not_found=True))

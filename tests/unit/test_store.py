@@ -51,6 +51,18 @@ def test_delete(store: Store) -> None:
     assert not store.exists("a")
 
 
+@pytest.mark.parametrize("scheme", ["", "file://", "local://"])
+def test_usage_counts_every_file_below(tmp_path: Path, scheme: str) -> None:
+    store = Store(f"{scheme}{tmp_path}")
+    store.write("a/one", b"123")
+    store.write("a/b/two", b"4567")
+    for name, when in (("a/one", 1000), ("a/b/two", 2000)):
+        os.utime(tmp_path / name, (when, when))
+    assert store.usage("a/one") == (3, 1000.0)
+    assert store.usage("a") == (7, 2000.0)
+    assert store.usage("nothing") == (0, 0.0)
+
+
 def test_create_keeps_the_first(store: Store) -> None:
     assert store.create("once", b"first")
     assert not store.create("once", b"second")
