@@ -143,7 +143,7 @@ class _Judge:
                 if snapshot:
                     self.snapshots[snapshot] = f"{need.who} needs it"
             paths = need.paths or (weights_and_package(run) if run else ())
-            self.paths |= {path: f"{need.who} needs it" for path in paths}
+            self.paths |= dict.fromkeys(paths, f"{need.who} needs it")
             if not paths and need.run:
                 self.whole_runs[need.run] = f"{need.who} needs it"
         self.users: dict[str, set[str]] = {}
