@@ -96,6 +96,8 @@ def reproduce(
         functions, digests, missing = _functions(config, base)
         rows = differences(side_by_side(recorded_circumstances(record), present_circumstances(base, digests)))
         others = [*damage, *changed, *(row for row in rows if row.key not in (*MACHINE, *missing)), *missing.values()]
+    for reason in _inexact(config):
+        watch.note(reason)
     weights = None
     if snapshot is not None and not set(missing) & _needed(config):
         with steps.step("train", f"{winner.trial} again{', on training and validation rows' if winner.refit else ''}"):
@@ -139,6 +141,15 @@ def _functions(config: Config, base: Path) -> tuple[dict[str, Any], dict[str, st
             key = f"function {name}"
             missing[key] = Row(key, path, str(error))
     return functions, digests, missing
+
+
+def _inexact(config: Config) -> list[str]:
+    """Why other weights may come out of the same training; told before it begins."""
+    import torch
+
+    from raymlops.training.exactness import exactness
+
+    return exactness(config, cuda=config.train.device != "cpu" and torch.cuda.is_available(), concurrent=1)
 
 
 def _needed(config: Config) -> set[str]:
