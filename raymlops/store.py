@@ -191,8 +191,10 @@ class Store:
                         files.append((status.st_size, status.st_mtime))
         else:
             filesystem, root = self._remote
-            infos = filesystem.get_file_info(fs.FileSelector(f"{root}/{path}", recursive=True, allow_not_found=True))
-            infos.append(filesystem.get_file_info(f"{root}/{path}"))
+            infos = [filesystem.get_file_info(f"{root}/{path}")]
+            if infos[0].type != fs.FileType.File:
+                below = fs.FileSelector(f"{root}/{path}", recursive=True, allow_not_found=True)
+                infos = filesystem.get_file_info(below)
             kept = [info for info in infos if info.type == fs.FileType.File]
             files = [(info.size or 0, info.mtime.timestamp() if info.mtime else 0.0) for info in kept]
         return sum(size for size, _ in files), max((modified for _, modified in files), default=0.0)
