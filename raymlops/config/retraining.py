@@ -59,9 +59,8 @@ class Window(Node):
     """Which rows a retraining reads. It ends with the last day whose labels have come."""
 
     mode: Literal["since_change", "sliding", "expanding"] = "since_change"
-    """`since_change` begins when the error last began to rise, or with the first row if it never did. It waits until
-    the change is `days` old: before that most of its rows would be old ones. `sliding` is the last `days`, `expanding`
-    is everything."""
+    """`since_change` begins when the error last began to rise, but holds `days` at least; with the first row if it
+    never did. `sliding` is the last `days`, `expanding` is everything."""
     days: int = Field(default=28, ge=3)
     """Length of `sliding`, least length of `since_change`."""
     validation_days: int = Field(default=7, ge=1)
@@ -89,6 +88,10 @@ class RetrainingConfig(Node):
     data: Literal["labelled", "source"] = "labelled"
     """`labelled`: logged predictions joined with their labels. `source`: `data.source`, which somebody lets grow."""
     window: Window = Window()
+    follow_up: bool = True
+    """With a window `since_change` an incident is answered as soon as the validation and holdout days lie after the
+    change. If that was less than `window.days` ago, a follow-up answers it once more when the change fills a window
+    before the holdout. Without, there is one retraining, which waits until the change is `window.days` old."""
     train: Literal["search", "refit", "warm_start"] = "search"
     """`search` anew, `refit` with the champion's values, or `warm_start`: refit from the champion's weights, whose
     features (vocabularies, scaling) are kept."""

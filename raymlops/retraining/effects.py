@@ -17,8 +17,8 @@ from raymlops.registry.versions import find_version
 from raymlops.retraining import delivery, extents, orders
 from raymlops.retraining.journal import Retraining
 from raymlops.retraining.loop import Delivery, Extent, Trained
+from raymlops.retraining.policy_types import Order
 from raymlops.retraining.recipe import Recipe, job_config, make_recipe, retraining_contract
-from raymlops.retraining.triggers import Order
 from raymlops.retraining.watch import Silent
 from raymlops.store import Store
 

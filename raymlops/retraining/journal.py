@@ -24,7 +24,7 @@ from typing import Any, Literal
 from raymlops.chain import GENESIS, Chain, Entry
 from raymlops.errors import IntegrityError
 from raymlops.registry.values import finite
-from raymlops.retraining.triggers import Past
+from raymlops.retraining.policy_types import FollowUp, Past
 from raymlops.store import Store
 
 Outcome = Literal[
@@ -67,6 +67,7 @@ class Retraining:
             "at": self.at,
             "phase": self.phase,
             **{name: decision[name] for name in ("cause", "incident", "covers", "since", "reason", "numbers")},
+            "follow_up": decision.get("follow_up"),
             "champion": self.began["champion"],
             "recipe": self.began["recipe"],
             "failures": self.failures,
@@ -104,11 +105,13 @@ class State:
 
     def past(self) -> Past:
         ended = [r.ended_at for r in self.retrainings if r.ended_at is not None]
+        plans = [r.began["decision"].get("follow_up") for r in self.retrainings]
         return Past(
             opened=self.opened_at,
             began=tuple(r.at for r in self.retrainings),
             ended=max(ended, default=None),
             handled=frozenset(name for r in self.retrainings for name in r.began["decision"]["covers"]),
+            follow_up=next((FollowUp(**plan) for plan in reversed(plans) if plan is not None), None),
             seen=dict(self.seen),
         )
 

@@ -21,8 +21,9 @@ from raymlops.errors import ConfigError, DataError, IntegrityError
 from raymlops.monitoring.signals import Observation
 from raymlops.retraining.journal import Journal, Outcome, Retraining, State
 from raymlops.retraining.owner import alive, beating, same, this_process
+from raymlops.retraining.policy_types import Action, Decision, Facts, Order
 from raymlops.retraining.recipe import Recipe
-from raymlops.retraining.triggers import Action, Decision, Facts, Order, decide
+from raymlops.retraining.triggers import decide
 from raymlops.store import Store
 
 if TYPE_CHECKING:

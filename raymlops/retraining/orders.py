@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict
 
 from raymlops.errors import ConfigError
-from raymlops.retraining.triggers import Order
+from raymlops.retraining.policy_types import Order
 from raymlops.store import Store
 
 log = logging.getLogger(__name__)

@@ -52,7 +52,7 @@ def _start(window: Window, end: date, since: str | None) -> date | None:
     if window.mode == "expanding":
         return None
     if window.mode == "since_change":
-        return None if since is None else date.fromisoformat(since)
+        return None if since is None else min(date.fromisoformat(since), end - timedelta(days=window.days))
     return end - timedelta(days=window.days)
 
 

@@ -2,120 +2,28 @@
 
 A case is a reason with a name, its incident. Every incident gets one retraining, whatever comes of it: an alarm that
 goes on after its retraining was refused or rolled back is no new reason, because the same data would give the same
-model.
+model. Where that one came so early that many of its rows are older than the change, the plan has a second part: one
+follow-up, when the change fills a window. It is written down with the first, and held back by the same limits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 from raymlops.config.retraining import RetrainingConfig, span
 from raymlops.monitoring.signals import Observation
+from raymlops.retraining.policy_types import Action, Case, Cause, Decision, Facts, FollowUp, Past
 
-Cause = Literal["order", "degradation", "drift", "schedule", "data"]
 WEEK = 7 * 86_400.0
-
-
-class Action(StrEnum):
-    RETRAIN = "retrain"
-    WAIT = "wait"
-    """There is a case, and something that holds it back."""
-    NOTHING = "nothing"
-
-
-@dataclass(frozen=True)
-class Order:
-    """Somebody, or another system, wants a retraining."""
-
-    id: str
-    at: float
-    by: str
-    reason: str
-    force: bool = False
-    """Whether it is held back by nothing but a retraining that is under way."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What matters besides the observation."""
-
-    busy: str | None = None
-    """The retraining that is under way, in words."""
-    orders: tuple[Order, ...] = ()
-    """Oldest first."""
-    new_rows: int | None = None
-    """Rows to train on that came since the last retraining; None when nobody counts."""
-    new_partitions: int | None = None
-    short: str | None = None
-    """Why there is too little to train on yet."""
-
-
-@dataclass(frozen=True)
-class Past:
-    """What the ledger says. Times are seconds since 1970."""
-
-    opened: float
-    """When somebody began to watch."""
-    began: tuple[float, ...] = ()
-    """Every retraining, oldest first."""
-    ended: float | None = None
-    """The last one that ended."""
-    handled: frozenset[str] = frozenset()
-    """Incidents that had their retraining."""
-    seen: Mapping[str, float] = field(default_factory=dict)
-    """Open incident → since when every look has seen it."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A reason to retrain."""
-
-    cause: Cause
-    incident: str
-    reason: str
-    numbers: dict[str, Any]
-    since: str | None = None
-    """ISO date on which the change began, as estimated."""
-    days: int | None = None
-    """Days since then whose labels have come."""
-    force: bool = False
-
-
-@dataclass(frozen=True)
-class Decision:
-    action: Action
-    code: str
-    """Why, in one word: `due` to retrain; `busy`, `debounce`, `quiet_hours`, `cooldown`, `budget` or `too_little` to
-    wait; `handled` or `no_cause` for nothing."""
-    reason: str
-    """A sentence."""
-    cause: Cause | None = None
-    incident: str | None = None
-    since: str | None = None
-    numbers: dict[str, Any] = field(default_factory=dict)
-    open: tuple[str, ...] = ()
-    """Incidents of every case and alarm of this look, sorted; the ones that do not trigger among them."""
-    covers: tuple[str, ...] = ()
-    """Incidents that the retraining answers."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "action": str(self.action), "open": list(self.open), "covers": list(self.covers)}
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """Equal for decisions that say the same again."""
-        return str(self.action), self.code, self.incident, self.open
 
 
 def decide(policy: RetrainingConfig, past: Past, seen: Observation, facts: Facts, now: float) -> Decision:
     """Whether to retrain at `now`, seconds since 1970.
 
-    Holds for any sequence of observations: an incident triggers once; an alarm that is younger than `debounce`, or
-    whose change is younger than a window that begins with it has to be, does not; and unless it is forced, no
+    Holds for any sequence of observations: an incident triggers once, and once more if that was planned; an alarm that
+    is younger than `debounce`, or whose change is younger than its window allows, does not; and unless it is forced, no
     retraining begins within `cooldown` of the last one's end, in `quiet_hours`, or as more than the `max_per_week`th
     within seven days. While one is under way, none begins at all.
     """
@@ -143,8 +51,11 @@ def decide(policy: RetrainingConfig, past: Past, seen: Observation, facts: Facts
     }
     if held is not None:
         return Decision(Action.WAIT, held[0], f"{held[1]}; {chosen.cause}: {chosen.reason}", **about)
-    covers = tuple(dict.fromkeys(case.incident for case in (chosen, *fresh)))
-    return Decision(Action.RETRAIN, "due", f"{chosen.cause}: {chosen.reason}", covers=covers, **about)
+    # A follow-up that is not due yet stays planned, whatever is retrained meanwhile on a part of its days.
+    covered = [case for case in fresh if case is chosen or case.cause != "follow_up" or case in ripe]
+    covers = tuple(dict.fromkeys(case.incident for case in (chosen, *covered)))
+    plan = next((found for case in covered if (found := _plan(policy, case)) is not None), None)
+    return Decision(Action.RETRAIN, "due", f"{chosen.cause}: {chosen.reason}", covers=covers, follow_up=plan, **about)
 
 
 def _cases(policy: RetrainingConfig, past: Past, seen: Observation, facts: Facts, now: float) -> Iterator[Case]:
@@ -160,6 +71,11 @@ def _cases(policy: RetrainingConfig, past: Past, seen: Observation, facts: Facts
                 cause: Cause = "degradation" if kind == "degradation" else "drift"
                 days = _days(signal.since, signal.window)
                 yield Case(cause, signal.incident, signal.reason, signal.numbers, signal.since, days)
+    if past.follow_up is not None and policy.follow_up:
+        plan = past.follow_up
+        days = _days(plan.since, max((s.window for s in seen.signals if s.kind == plan.cause), default=""))
+        reason = f"planned when {plan.of} was answered on the few days that there were"
+        yield Case("follow_up", plan.incident, reason, {"of": plan.of}, plan.since, days or 0)
     if triggers.schedule is not None and (due := last_due(triggers.schedule, now)) > past.opened:
         stamp = datetime.fromtimestamp(due, UTC).strftime("%Y-%m-%dT%H:%MZ")
         numbers = {"schedule": triggers.schedule, "due": due}
@@ -196,14 +112,26 @@ def _days(since: str | None, last: str) -> int | None:
 
 def _unripe(policy: RetrainingConfig, past: Past, case: Case, now: float) -> tuple[str, str] | None:
     """Why an alarm is too young: retrained at once, a model would hardly see what changed, and be judged on it."""
-    if case.cause not in ("degradation", "drift"):
+    if case.cause not in ("degradation", "drift", "follow_up"):
         return None
-    if now - past.seen.get(case.incident, now) < policy.debounce.total_seconds():
+    if case.cause != "follow_up" and now - past.seen.get(case.incident, now) < policy.debounce.total_seconds():
         return "debounce", f"the alarm has to last {policy.debounce}"
     window = policy.window
-    if window.mode == "since_change" and case.days is not None and case.days < window.days:
-        return "too_little", f"the change is {case.days} of {window.days} days old"
+    least = window.days
+    if policy.follow_up:
+        least = window.holdout_days + (window.days if case.cause == "follow_up" else window.validation_days)
+    if window.mode == "since_change" and case.days is not None and case.days < least:
+        return "too_little", f"the change is {case.days} of {least} days old"
     return None
+
+
+def _plan(policy: RetrainingConfig, case: Case) -> FollowUp | None:
+    """The follow-up that a case needs when it is answered now."""
+    if not policy.follow_up or policy.window.mode != "since_change" or case.since is None or case.days is None:
+        return None
+    if case.cause not in ("degradation", "drift") or case.days >= policy.window.days:
+        return None
+    return FollowUp(case.incident, "degradation" if case.cause == "degradation" else "drift", case.since)
 
 
 def _quiet(policy: RetrainingConfig, now: float) -> tuple[str, str] | None:

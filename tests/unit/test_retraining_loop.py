@@ -19,8 +19,8 @@ from raymlops.monitoring.signals import Observation, Signal
 from raymlops.retraining import orders
 from raymlops.retraining.journal import Journal, Retraining
 from raymlops.retraining.loop import Delivery, Extent, Loop, Round, Trained
+from raymlops.retraining.policy_types import Action, Order
 from raymlops.retraining.recipe import Recipe
-from raymlops.retraining.triggers import Action, Order
 from raymlops.store import Store
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)

@@ -27,6 +27,7 @@ def made(since: str | None = None, column: str | None = "time", **window: Any) -
         ("sliding", "2026-01-10", "2026-03-02"),
         ("since_change", None, None),
         ("since_change", "2026-01-10", "2026-01-10"),
+        ("since_change", "2026-03-20", "2026-03-02"),
         ("expanding", "2026-03-20", None),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +16,8 @@ from raymlops.config.retraining import RetrainingConfig, span
 from raymlops.errors import ConfigError
 from raymlops.monitoring.signals import Observation, Signal
 from raymlops.retraining.journal import State
-from raymlops.retraining.triggers import WEEK, Action, Decision, Facts, Order, Past, decide, last_due
+from raymlops.retraining.policy_types import Action, Decision, Facts, FollowUp, Order, Past
+from raymlops.retraining.triggers import WEEK, decide, last_due
 
 DAY = 86_400.0
 MIDNIGHT = datetime(2026, 3, 2, tzinfo=UTC).timestamp()  # a Monday
@@ -157,15 +158,92 @@ def test_a_degradation_triggers_and_drift_is_only_reported() -> None:
 
 
 def test_a_window_that_begins_with_the_change_waits_for_enough_of_it() -> None:
-    window = {"window": {"days": 28}}
+    window = {"window": {"days": 28}, "follow_up": False}
     young = ask(look(alarm()), **window)
     assert (young.action, young.code) == (Action.WAIT, "too_little")
     assert "the change is 2 of 28 days old" in young.reason
     assert ask(look(alarm(since="2026-02-04")), **window).code == "too_little"
     assert ask(look(alarm(since="2026-02-03")), **window).action is Action.RETRAIN
-    assert ask(look(alarm()), window={"mode": "expanding"}).action is Action.RETRAIN
+    assert ask(look(alarm()), window={"mode": "expanding"}, follow_up=False).action is Action.RETRAIN
     order = Facts(orders=(Order("a", 0.0, "me", "now"),))
     assert ask(look(alarm()), facts=order, **window).cause == "order", "people need not wait"
+
+
+def on(day: str, *alarms: Signal, since: str | None = None) -> tuple[Observation, float]:
+    """A look on the morning after a day was judged; `since` raises the alarm about it."""
+    at = datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() + DAY
+    raised = [] if since is None else [Signal.raised("degradation", "1", day, since, "the error rose", {})]
+    quiet = Signal("degradation", False, day, None, "as at registration")
+    return Observation("flights", "1", at, [*raised, *alarms] or [quiet], 10, 10, day), at
+
+
+def test_a_young_change_is_answered_early_and_once_more_when_it_is_old() -> None:
+    rules = policy(window={"days": 28, "validation_days": 7, "holdout_days": 7}, cooldown=0)
+    ledger = Simulated(rules)
+
+    def decided(day: str, since: str | None = None, *ordered: Order) -> Decision:
+        seen, at = on(day, since=since)
+        return ledger.look(seen, Facts(None, ordered), at, took=3600.0)
+
+    early = decided("2026-03-13", "2026-03-01")
+    assert (early.code, "the change is 13 of 14 days old" in early.reason) == ("too_little", True)
+    first = decided("2026-03-14", "2026-03-01")
+    assert (first.action, first.cause) == (Action.RETRAIN, "degradation")
+    plan = FollowUp("degradation-1-2026-03-01", "degradation", "2026-03-01")
+    assert first.follow_up == plan and first.to_dict()["follow_up"] == vars(plan)
+    waiting = decided("2026-04-03")
+    assert (waiting.code, waiting.cause) == ("too_little", "follow_up")
+    assert "the change is 34 of 35 days old" in waiting.reason and plan.of in waiting.reason
+    ordered = decided("2026-04-03", None, Order("a", 0.0, "me", "now"))
+    assert (ordered.cause, ordered.covers) == ("order", ("order-a",)), "it has not seen more of the change"
+    last = decided("2026-04-04")
+    assert (last.action, last.cause, last.since) == (Action.RETRAIN, "follow_up", "2026-03-01")
+    assert last.covers == ("degradation-1-2026-03-01-follow-up",) and last.follow_up is None
+    assert decided("2026-04-30").action is Action.NOTHING
+    assert decided("2026-05-01", "2026-03-01").code == "handled"
+
+
+def test_an_old_change_and_other_windows_need_no_follow_up() -> None:
+    rules = {"window": {"days": 28, "validation_days": 7, "holdout_days": 7}}
+    old, at = on("2026-03-28", since="2026-03-01")
+    assert ask(old, now=at, **rules).follow_up is None
+    young, at = on("2026-03-14", since="2026-03-01")
+    assert ask(young, now=at, **rules).follow_up is not None
+    for other in ({"window": {"mode": "sliding"}}, {"window": {"mode": "expanding"}}, {**rules, "follow_up": False}):
+        assert ask(young, now=at, **other).follow_up is None
+
+
+moments = st.lists(
+    st.tuples(st.integers(1, 20), st.none() | st.sampled_from(["2026-03-02", "2026-03-20", "2026-05-01"]), orders),
+    max_size=30,
+)
+
+
+@settings(max_examples=200)
+@given(moments, st.integers(1, 3))
+def test_an_incident_has_two_retrainings_at_most_and_the_second_only_by_plan(found: list[Any], budget: int) -> None:
+    rules = policy(window={"days": 28, "validation_days": 7, "holdout_days": 7}, cooldown=0, max_per_week=budget)
+    ledger, day = Simulated(rules), date(2026, 3, 2)
+    planned: set[str] = set()
+    answered: list[str] = []
+    for pause, since, ordered in found:
+        day += timedelta(days=pause)
+        seen, at = on(str(day), since=since if since is not None and since <= str(day) else None)
+        decision = ledger.look(seen, Facts(None, tuple(ordered)), at, took=60.0)
+        if decision.action is not Action.RETRAIN:
+            continue
+        if decision.cause in ("degradation", "follow_up"):
+            assert decision.since is not None and decision.incident is not None
+            age = (day - date.fromisoformat(decision.since)).days + 1
+            assert age >= (14 if decision.cause == "degradation" else 35)
+        follow_ups = [name for name in decision.covers if name.endswith("-follow-up")]
+        assert planned.issuperset(follow_ups), "none without a plan"
+        if decision.follow_up is not None:
+            assert decision.follow_up.of in decision.covers
+            planned.add(decision.follow_up.incident)
+        answered += decision.covers
+    assert len(answered) == len(set(answered))
+    assert len(ledger.state.retrainings) <= len(answered)
 
 
 def test_an_incident_is_answered_once() -> None:
