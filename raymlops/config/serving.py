@@ -62,7 +62,7 @@ class Tokens(Node):
     feedback: Secret | None = None
     """The same, for labels."""
     admin: Secret | None = None
-    """The same, for the state of the endpoint and its rollout."""
+    """The same, for orders to retrain. Absent means that there are none by HTTP."""
 
 
 class CandidateServing(Node):

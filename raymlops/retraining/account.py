@@ -9,7 +9,8 @@ from raymlops.chain import Chain, Entry
 from raymlops.config.tree import Config
 from raymlops.errors import ConfigError
 from raymlops.retraining import orders
-from raymlops.retraining.journal import Journal
+from raymlops.retraining.journal import Journal, Retraining, State
+from raymlops.retraining.policy_types import FollowUp
 from raymlops.store import Store
 
 
@@ -38,7 +39,7 @@ def history(store: Store, name: str) -> list[dict[str, Any]]:
 
 def explain(store: Store, name: str, incident: str) -> dict[str, Any]:
     """Everything the ledger knows of an incident, or of a retraining by its id: when it was first seen, what was
-    decided about it and why, what was trained, what came of it.
+    decided about it and why, what was trained, what came of it; with the follow-up, where there was one.
 
     Raises ConfigError naming the known ones when there is none of this name.
     """
@@ -46,12 +47,16 @@ def explain(store: Store, name: str, incident: str) -> dict[str, Any]:
     journal = Journal(store, name)
     state = journal.read()
     found = next((r for r in state.retrainings if incident == r.id or incident in r.began["decision"]["covers"]), None)
-    names = [incident] if found is None else found.began["decision"]["covers"]
+    second = None if found is None else _follow_up(state, found)
+    names = [incident] if found is None else [*found.began["decision"]["covers"]]
+    if found is not None and (plan := found.began["decision"].get("follow_up")) is not None:
+        names.append(FollowUp(**plan).incident)
     about = [entry for entry in entries if _is_about(entry, names)]
-    if found is not None:
-        end = found.ended_at if found.ended_at is not None else float("inf")
-        kinds = ("resumed", "failed", "trained", "delivering", "ended")
-        about += [entry for entry in entries if entry.kind in kinds and found.at <= entry.at <= end]
+    for one in (found, second):
+        if one is not None:
+            end = one.ended_at if one.ended_at is not None else float("inf")
+            kinds = ("resumed", "failed", "trained", "delivering", "ended")
+            about += [entry for entry in entries if entry.kind in kinds and one.at <= entry.at <= end]
     if not about:
         known = {name for entry in entries for name in _decision(entry).get("open", [])}
         shown = ", ".join(sorted(known | {r.id for r in state.retrainings})) or "none"
@@ -59,8 +64,16 @@ def explain(store: Store, name: str, incident: str) -> dict[str, Any]:
     return {
         "incident": incident,
         "retraining": None if found is None else found.to_dict(),
+        "follow_up": None if second is None else second.to_dict(),
         "entries": [asdict(entry) for entry in sorted(about, key=lambda entry: entry.n)],
     }
+
+
+def _follow_up(state: State, first: Retraining) -> Retraining | None:
+    """The second retraining that was planned with this one, if it began."""
+    plan = first.began["decision"].get("follow_up")
+    name = None if plan is None else FollowUp(**plan).incident
+    return next((r for r in state.retrainings if name in r.began["decision"]["covers"]), None)
 
 
 def _entries(store: Store, name: str) -> list[Entry]:

@@ -46,7 +46,8 @@ def _words(kind: str, payload: dict[str, Any]) -> str:
     if kind == "decision":
         return f"{payload['action']}: {payload['reason']}"
     if kind == "began":
-        return f"{payload['decision']['reason']}; {window(payload['recipe'])}"
+        plan = "; a follow-up is planned" if payload["decision"].get("follow_up") else ""
+        return f"{payload['decision']['reason']}; {window(payload['recipe'])}{plan}"
     if kind == "resumed":
         return f"process {payload['by']['pid']} on {payload['by']['host']} goes on"
     if kind == "trained":

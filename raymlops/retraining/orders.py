@@ -1,6 +1,7 @@
 """Orders to retrain: a file each below `retraining/NAME/inbox`, by people (`raymlops loop trigger`) or other systems.
 
-Whoever may write to the store may order; there is no server to protect. An order is read until a retraining answers it.
+Whoever may write to the store may order, and an endpoint with a token for administration takes orders by HTTP. An order
+is read until a retraining answers it.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from raymlops.store import Store
 log = logging.getLogger(__name__)
 
 
-def place(store: Store, name: str, reason: str, by: str, force: bool = False) -> Order:
-    """Put an order into the inbox. Raises ConfigError without a reason, StoreError."""
+def place(store: Store, model: str, reason: str, by: str, force: bool = False, name: str | None = None) -> Order:
+    """Put an order into the inbox of a model. One of the same `name` is the same order, also when it was answered long
+    ago. Raises ConfigError without a reason, StoreError."""
     if not reason.strip():
         raise ConfigError("--reason: found none; say why, it is written to the ledger")
     now = time.time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-    order = Order(f"{stamp}-{secrets.token_hex(3)}", now, by, reason.strip(), force)
-    store.write(f"{_inbox(name)}/{order.id}.json", json.dumps(asdict(order)).encode())
+    order = Order(name or f"{stamp}-{secrets.token_hex(3)}", now, by, reason.strip(), force)
+    store.write(f"{_inbox(model)}/{order.id}.json", json.dumps(asdict(order)).encode())
     return order
 
 

@@ -39,10 +39,12 @@ from raymlops.serving.protocol import (
     match,
     parse,
     parse_feedback,
+    parse_order,
     plain_headers,
 )
 from raymlops.serving.replica import Replica
 from raymlops.serving.routing import Routing
+from raymlops.store import StoreError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -120,6 +122,9 @@ class Ingress:
         if route.operation == "feedback":
             check_length(headers, self._config.limits)
             return await self._feedback(headers, await self._body(receive))
+        if route.operation == "retraining":
+            check_length(headers, self._config.limits)
+            return await self._order(headers, await self._body(receive))
         if route.operation in _HEALTH:
             status, encoded = health(route, True)
             return _reply(encoded, status)
@@ -179,6 +184,18 @@ class Ingress:
             key_hash = None if label.key is None else unit_hash(routing.document.salt, label.key)
             self._replica.accounts.labelled(label.prediction_id, label.label, now, key_hash)
         return _reply(encode_json(counts._asdict()))
+
+    async def _order(self, headers: dict[str, str], body: bytes) -> Reply:
+        """A retraining is dear, and what it makes goes live: not without a token, even where all else is open."""
+        if not self._tokens.protects("admin"):
+            message = "authorization: orders by HTTP need a token for administration; set serving.tokens.admin"
+            raise ProtocolError(403, message, "authorization")
+        wanted = await self._aside(parse_order, body, headers, self._replica.routing.rules)
+        try:
+            order = await self._aside(self._replica.order, wanted)
+        except StoreError as error:
+            raise ProtocolError(503, f"the order could not be stored: {error}", headers=RETRY_AFTER) from None
+        return _reply(encode_json({"order": order, "state": "waiting"}), HTTPStatus.ACCEPTED)
 
     async def _aside(self, work: Callable[..., T], *arguments: Any) -> T:
         """In the parser's thread, so that other requests are answered meanwhile."""

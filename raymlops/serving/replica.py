@@ -28,6 +28,7 @@ from raymlops.serving.logs import configure_logging, log_event, log_left_out
 from raymlops.serving.metrics import Counts, MetricsExporter
 from raymlops.serving.outbox import Outbox
 from raymlops.serving.prediction_log import PredictionLog
+from raymlops.serving.protocol import Wanted
 from raymlops.serving.reporter import ReplicaReporter
 from raymlops.serving.router import Router, described
 from raymlops.serving.routing import Routing, make_routing
@@ -109,6 +110,12 @@ class Replica:
         if self._log is not None:
             await asyncio.to_thread(self._log.close, STOP_SECONDS)
         await asyncio.to_thread(self.labels.close, STOP_SECONDS)
+
+    def order(self, wanted: Wanted) -> str:
+        """Put an order to retrain where the loop looks for it; returns its name. Raises StoreError."""
+        from raymlops.retraining import orders
+
+        return orders.place(self._store, self.name, wanted.reason, wanted.by, name=wanted.id).id
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(Context().run(asyncio.get_running_loop().create_task, work))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -100,9 +100,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def submit(head: str, project: Path, storage: Path, *overrides: str) -> tuple[int, str]:
-    command = [str(RAY), "job", "submit", f"--address={head}", f"--working-dir={project}", "--"]
-    command += [sys.executable, "jobs/train.py", "--config", "configs/digits.yaml", "--set", f"storage={storage}"]
+def submit(
+    head: str, project: Path, storage: Path, *overrides: str, job: Sequence[str] = ("train.py",)
+) -> tuple[int, str]:
+    script, *arguments = job
+    command = [str(RAY), "job", "submit", f"--address={head}", f"--working-dir={project}", "--", sys.executable]
+    command += [f"jobs/{script}", *arguments, "--config", "configs/digits.yaml", "--set", f"storage={storage}"]
     for override in ("search.trials=2", "train.epochs=3", *overrides):
         command += ["--set", override]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=clean_environment())
@@ -123,6 +126,11 @@ def test_a_submitted_job_registers_a_champion(head: str, project: Path, tmp_path
     assert found["verdict"] == "blessed"
     assert found["alias"] == "champion"
     assert (tmp_path / "s" / "mlflow.db").exists()
+
+    code, output = submit(head, project, tmp_path / "s", job=("loop.py", "--once"))
+    assert code == 0, output
+    decision = result(output)["decision"]
+    assert isinstance(decision, dict) and decision["code"] == "no_cause", "nobody has asked this champion yet"
 
 
 def test_exit_code_and_log_of_a_refused_job_tell_the_truth(head: str, project: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def configured(root: Path, port: int) -> Config:
             "model": {"kind": "mlp", "hidden": 16, "layers": 1},
             "train": {"epochs": 6, "batch_size": 32, "learning_rate": 0.03},
             "search": {"trials": 1},
-            "serving": {**SERVING, "port": port, "key": {}},
+            "serving": {**SERVING, "port": port, "key": {}, "tokens": {"admin": f"file:{root}/admin"}},
             "rollout": {
                 "steps": [{"share": 0.5}],
                 "warmup_seconds": 0.2,
@@ -165,6 +165,7 @@ def flow(serve_session: int, tmp_path: Path) -> Iterator[Flow]:
 
     config = configured(tmp_path, serve_session)
     days(-60, 0, ROWS).to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "admin").write_text("0f7c")
     assert run_job(config, tmp_path, Silent()).version == "1"
     args = EndpointArgs.of(config)
     champion = args.stage_champion()
@@ -204,5 +205,14 @@ def test_a_changed_concept_is_retrained_once_and_a_bad_partition_is_not(flow: Fl
     assert blocked.retraining.phase == "blocked" and blocked.retraining.ended is not None
     assert "x" in blocked.retraining.ended["reason"]
     assert flow.round().decision.code == "handled"
+
+    def order(token: str) -> int:
+        url, told = f"{flow.url}/v2/models/{NAME}/retraining", {"reason": "corrected", "by": "dbt", "id": "7"}
+        headers = {"authorization": f"Bearer {token}"}
+        return flow.session.post(url, json=told, headers=headers, timeout=20).status_code
+
+    assert [order("wrong"), order("0f7c"), order("0f7c")] == [401, 202, 202]
+    held = flow.round().decision
+    assert (held.cause, held.incident, held.code) == ("order", "order-7", "budget") and "by dbt" in held.reason
     verdicts = [run.verdict for run in list_runs(flow.config.storage, None, NAME)]
     assert verdicts == ["stopped", "blessed", "blessed"]

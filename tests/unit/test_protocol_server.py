@@ -11,7 +11,7 @@ import pytest
 from conformance import check_conformance, open_inference
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol_cases import ROWS, Server, infer_body, numbers_only, post, rules
+from protocol_cases import JSON, ROWS, Server, infer_body, numbers_only, post, rules
 from schemathesis.core.failures import FailureGroup
 
 from raymlops.config.serving import Limits, Tokens
@@ -27,6 +27,7 @@ from raymlops.serving.protocol import (
     model_metadata,
     openapi_document,
     parse_feedback,
+    parse_order,
 )
 from raymlops.serving.protocol.decoding import check_nesting, check_values
 
@@ -149,6 +150,43 @@ class TestLimits:
     def test_rows_are_counted_before_they_are_read(self) -> None:
         content = {"inputs": [{"name": "x", "shape": [51], "datatype": "FP64", "data": ["not a number"]}]}
         assert post(Server(numbers_only("x")), "/v2/models/trip/infer", content)[0] == 413
+
+
+class TestOrders:
+    def test_an_order_is_read(self) -> None:
+        found = parse_order(b'{"reason": " a table was corrected ", "id": "batch-7"}', JSON, rules())
+        assert found == ("a table was corrected", "webhook", "batch-7")
+        assert parse_order(b'{"reason": "x", "by": "dbt"}', JSON, rules()) == ("x", "dbt", None)
+
+    @pytest.mark.parametrize(
+        ("body", "status", "field"),
+        [
+            ({}, 400, "reason"),
+            ({"reason": " "}, 400, "reason"),
+            ({"reason": 1}, 400, "reason"),
+            ({"reason": "x" * 10_000}, 422, "reason"),
+            ({"reason": "x", "by": []}, 400, "by"),
+            ({"reason": "x", "id": "../../x"}, 400, "id"),
+            ({"reason": "x", "id": ""}, 400, "id"),
+            ({"reason": "x", "force": True}, 400, "force"),
+        ],
+    )
+    def test_what_is_no_order_is_refused_by_field(self, body: dict[str, Any], status: int, field: str) -> None:
+        with pytest.raises(ProtocolError) as caught:
+            parse_order(json.dumps(body).encode(), JSON, rules())
+        assert (caught.value.status, caught.value.field) == (status, field)
+
+    def test_a_page_of_another_site_cannot_order(self) -> None:
+        with pytest.raises(ProtocolError) as caught:
+            parse_order(b'{"reason": "x"}', {"content-type": "text/plain"}, rules())
+        assert caught.value.status == 415
+
+    def test_it_is_described_where_there_is_a_token_for_it(self) -> None:
+        path = "/v2/models/trip/retraining"
+        assert path not in openapi_document(rules(), Tokens())["paths"]
+        operation = openapi_document(rules(), Tokens(admin="env:X"))["paths"][path]["post"]
+        assert operation["security"] == [{"admin": []}] and "202" in operation["responses"]
+        assert match("POST", path).access == "admin"
 
 
 def depth_of(value: Any) -> int:

@@ -14,6 +14,7 @@ from test_retraining_loop import NOW, World, alarm, rounds
 from typer.testing import CliRunner
 
 from raymlops.cli import app
+from raymlops.monitoring.signals import Signal
 from raymlops.store import Store
 
 INCIDENT = "degradation-1-2026-02-20"
@@ -67,6 +68,26 @@ def test_an_incident_is_told_from_the_first_sign_to_its_end(shell: Shell) -> Non
     whole = shell("history")
     assert "nothing: no alarm, no order, nothing due" in whole and "after 1 looks that said the same" in whole
     assert len(shell.json("history")) == len(whole.splitlines()) - 2  # a reason and a count have lines of their own
+
+
+def test_a_follow_up_belongs_to_the_story_of_its_incident(shell: Shell) -> None:
+    window = {"mode": "since_change", "days": 28, "validation_days": 7, "holdout_days": 7}
+    shell.world.alarms = [alarm(since="2026-02-10")]
+    rounds(shell.world, 3, window=window)
+    incident = "degradation-1-2026-02-10"
+    assert shell.json("explain", incident)["follow_up"] is None
+    shell.world.alarms = [Signal("degradation", False, "2026-03-15", None, "as at registration")]
+    rounds(shell.world, 1, start=NOW + timedelta(days=14), window=window)
+    assert "wait: the change is 34 of 35 days old; follow_up: planned when degradation-1-2026" in shell("status")
+    shell.world.alarms = [Signal("degradation", False, "2026-03-16", None, "as at registration")]
+    rounds(shell.world, 2, start=NOW + timedelta(days=15), window=window)
+    assert shell.world.champions == ["1", "2", "3"]
+    told = shell("explain", incident)
+    words = ["the error doubled", "a follow-up is planned", "version 2", "34 of 35", "follow_up: planned", "version 3"]
+    places = [told.index(word) for word in words]
+    assert places == sorted(places)
+    found = shell.json("explain", incident)["follow_up"]
+    assert (found["phase"], found["cause"], found["since"]) == ("promoted", "follow_up", "2026-02-10")
 
 
 def test_status_shows_what_is_under_way_and_what_waits(shell: Shell) -> None:

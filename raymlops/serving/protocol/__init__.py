@@ -8,6 +8,7 @@ from raymlops.serving.protocol.infer import parse_infer
 from raymlops.serving.protocol.invocations import parse_invocations
 from raymlops.serving.protocol.metadata import describe, docs_page, health, model_metadata, server_metadata
 from raymlops.serving.protocol.openapi import openapi_document
+from raymlops.serving.protocol.ordering import Wanted, parse_order
 from raymlops.serving.protocol.parsing import parse
 from raymlops.serving.protocol.request import ParsedRequest, Stamp
 from raymlops.serving.protocol.routes import ROOTS, Route, check_model, match
@@ -26,6 +27,7 @@ __all__ = [
     "Route",
     "Rules",
     "Stamp",
+    "Wanted",
     "check_body",
     "check_length",
     "check_model",
@@ -40,6 +42,7 @@ __all__ = [
     "parse_feedback",
     "parse_infer",
     "parse_invocations",
+    "parse_order",
     "parse_rows",
     "plain_headers",
     "server_metadata",

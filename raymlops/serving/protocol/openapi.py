@@ -6,6 +6,7 @@ from typing import Any
 
 from raymlops import __version__
 from raymlops.config.serving import Tokens
+from raymlops.serving.protocol.auth import ACCESSES
 from raymlops.serving.protocol.openapi_schemas import body_schemas
 from raymlops.serving.protocol.schema import Rules
 
@@ -27,6 +28,8 @@ def openapi_document(rules: Rules, tokens: Tokens) -> Json:
             "feedback", "Labels of earlier predictions", "Labels", "Accepted", tokens, "feedback"
         ),
     }
+    if tokens.admin is not None:
+        paths[f"{model}/retraining"] = _order(tokens)
     version: Json = {"name": "version", "in": "path", "required": True}
     version |= {"schema": {"type": "string", "enum": list(schema.versions)}}
     for suffix, path, parameters in (("", model, []), ("_version", f"{model}/versions/{{version}}", [version])):
@@ -50,7 +53,7 @@ def openapi_document(rules: Rules, tokens: Tokens) -> Json:
             "schemas": body_schemas(rules),
             "securitySchemes": {
                 access: {"type": "http", "scheme": "bearer", "description": f"the token for {access}"}
-                for access in ("inference", "feedback")
+                for access in ACCESSES
                 if getattr(tokens, access) is not None
             },
         },
@@ -95,6 +98,13 @@ def _post(name: str, summary: str, request: str, reply: str, tokens: Tokens, acc
         "responses": {"200": {"description": "OK", "content": _json(reply)}, **_REFUSALS},
     }
     return {"post": _guarded(operation, tokens, access)}
+
+
+def _order(tokens: Tokens) -> Json:
+    item = _post("retraining", "Order a retraining", "Order", "Ordered", tokens, "admin")
+    responses = item["post"]["responses"]
+    responses["202"] = responses.pop("200") | {"description": "Waits for the next round of the loop"}
+    return item
 
 
 def _infer(name: str, tokens: Tokens) -> Json:

@@ -6,6 +6,7 @@ from typing import Any
 
 from raymlops.serving.protocol.columns import TEXT_CHARS
 from raymlops.serving.protocol.datatypes import DATATYPES
+from raymlops.serving.protocol.ordering import IDS
 from raymlops.serving.protocol.schema import NUMBER, TENSOR, TEXT, TIME, Column, Rules
 
 Json = dict[str, Any]
@@ -29,6 +30,8 @@ def body_schemas(rules: Rules) -> Json:
     answer = _object(answers, list(answers))
     parameters: Json = {"type": "object"}
     text: Json = {"type": "string"}
+    said: Json = {"type": "string", "pattern": r"\S", "maxLength": TEXT_CHARS}
+    order = {"reason": said, "by": said, "id": {"type": "string", "pattern": f"^{IDS}$"}}
     who = {"model_name": text, "model_version": text, "id": text, "parameters": parameters}
     many = {"minItems": 1, "maxItems": rules.limits.rows}
     tensor = {
@@ -94,6 +97,9 @@ def body_schemas(rules: Rules) -> Json:
         "Labels": _object({"labels": labels}, ["labels"], extra=False)
         | {"example": {"labels": [{"prediction_id": "…", "label": schema.classes[0] if schema.classes else 1.5}]}},
         "Accepted": _object({"accepted": {"type": "integer"}}, ["accepted"]),
+        "Order": _object(order, ["reason"], extra=False)
+        | {"example": {"reason": "the upstream table was corrected", "by": "warehouse"}},
+        "Ordered": _object({"order": text, "state": text}, ["order", "state"]),
         "Server": _object(
             {"name": text, "version": text, "extensions": {"type": "array"}}, ["name", "version", "extensions"]
         ),

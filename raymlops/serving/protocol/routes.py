@@ -39,8 +39,10 @@ OF_MODEL = {
     "infer": ("infer", "POST", "inference"),
     "rows": ("rows", "POST", "inference"),
     "feedback": ("feedback", "POST", "feedback"),
+    "retraining": ("retraining", "POST", "admin"),
 }
-"""Below /v2/models/NAME and, apart from feedback, /v2/models/NAME/versions/VERSION."""
+"""Below /v2/models/NAME and, apart from the last two, /v2/models/NAME/versions/VERSION."""
+OF_NO_VERSION = frozenset({"feedback", "retraining"})
 
 
 def match(method: str, path: str) -> Route:
@@ -71,7 +73,7 @@ def _of_model(path: str) -> Route | None:
     if len(rest) > 1 or rest == [""]:
         return None
     found = OF_MODEL.get(rest[0] if rest else "")
-    if found is None or (found[0] == "feedback" and version is not None):
+    if found is None or (found[0] in OF_NO_VERSION and version is not None):
         return None
     return Route(found[0], found[1], name, version, found[2])
 
