@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,36 +42,62 @@ outside of the pipeline, with the same transform, model and detector. Over three
 0.99 to 1.01 of monthly's there, and 1.02 to 1.05 of it without follow-up; seeds alone move every error by 1 %."""
 
 
-def measure(quick: bool) -> Report:
+def measure(quick: bool, keep: Path | None = None) -> Report:
     """Error and retrainings of policies over a year, and false alarms in years without change."""
     until, sizes = (date(2013, 4, 12), {"every": 8, "trials": 1}) if quick else (END, {"every": 1, "trials": TRIALS})
     names = [policy.name for policy in POLICIES if not quick or policy.name in ("monthly", RAYMLOPS)]
-    found = in_child(year, names=names, seeds=list(SEEDS[:1] if quick else SEEDS), until=str(until), **sizes)
+    common = {"until": str(until), **sizes}
+    policies = [_part(keep, f"policy-{name}", year, name=name, **common) for name in names]
+    seeds = SEEDS[:1] if quick else SEEDS
+    quiet = [_part(keep, f"stationary-{seed}", permuted_year, seed=seed, **common) for seed in seeds]
     if not quick:
-        plot(found["policies"])
-    return report(found, quick)
+        plot(policies)
+    return report({"policies": policies, "stationary": quiet, "days": (until - BEGIN).days}, quick)
 
 
-def year(names: list[str], seeds: list[int], until: str, every: int, trials: int) -> dict[str, Any]:
-    """Everything measured, in one Ray of this process."""
+def _part(keep: Path | None, name: str, function: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
+    """One part in a process of its own, with a Ray of its own; what an earlier run kept is not measured again."""
+    kept = None if keep is None else keep / f"{name}.json"
+    if kept is not None and kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
+    made = in_child(function, **arguments)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(made))
+    return made
+
+
+def year(name: str, until: str, every: int, trials: int) -> dict[str, Any]:
+    """One policy's year."""
     from benchmarks.year_lib.replay import replay
+
+    [policy] = [policy for policy in POLICIES if policy.name == name]
+    began = time.monotonic()
+    with _prepared() as folder:
+        found = replay(policy, flights(every=every), date.fromisoformat(until), folder, trials)
+    return found | {"seconds": round(time.monotonic() - began, 1)}
+
+
+def permuted_year(seed: int, until: str, every: int, trials: int) -> dict[str, Any]:
+    """A year without change."""
     from benchmarks.year_lib.stationary import stationary
+
+    with _prepared() as folder:
+        return stationary(flights(every=every), seed, date.fromisoformat(until), folder, trials)
+
+
+@contextmanager
+def _prepared() -> Iterator[Path]:
+    """A folder to work in, and Ray."""
     from raymlops.cluster import connected
     from raymlops.config.tree import RayConfig
     from raymlops.imports import add_user_directory, ship_by_value
 
     add_user_directory(CONFIG.parent)
-    rows, end = flights(every=every), date.fromisoformat(until)
-    policies, quiet = [], []
     with tempfile.TemporaryDirectory(prefix="raymlops-year-") as folder, connected(RayConfig()):
         ship_by_value(CONFIG.parent)
-        for policy in (policy for policy in POLICIES if policy.name in names):
-            began = time.monotonic()
-            found = replay(policy, rows, end, Path(folder), trials)
-            policies.append(found | {"seconds": round(time.monotonic() - began, 1)})
-        for seed in seeds:
-            quiet.append(stationary(rows, seed, end, Path(folder), trials))
-    return {"policies": policies, "stationary": quiet, "days": (end - BEGIN).days}
+        yield Path(folder)
 
 
 def report(raw: dict[str, Any], quick: bool = False) -> Report:
@@ -115,5 +145,12 @@ def _stationary(rows: list[dict[str, Any]]) -> Table:
     return Table("Years without change", ("seed", "days", "error, minutes", *JUDGED, "quality", "what"), body, [note])
 
 
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep parts there, and take those that lie there")
+    options, _ = parser.parse_known_args(argv)
+    return run("year_of_flights", lambda quick: measure(quick, options.keep), argv, [parser])
+
+
 if __name__ == "__main__":
-    sys.exit(run("year_of_flights", measure))
+    sys.exit(main())
