@@ -55,9 +55,9 @@ def measure(quick: bool, keep: Path | None = None) -> Report:
     return report({"policies": policies, "stationary": quiet, "days": (until - BEGIN).days}, quick)
 
 
-def _part(keep: Path | None, name: str, function: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
+def _part(keep: Path | None, part: str, function: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
     """One part in a process of its own, with a Ray of its own; what an earlier run kept is not measured again."""
-    kept = None if keep is None else keep / f"{name}.json"
+    kept = None if keep is None else keep / f"{part}.json"
     if kept is not None and kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
