@@ -12,6 +12,7 @@ from benchmarks.year_lib.policies import RAYMLOPS
 
 NAME = "year_of_flights.png"
 SMOOTH = 7
+MARKERS = {"promoted": "o", "follow-up": "D", "not promoted": "x"}
 
 
 def plot(policies: list[dict[str, Any]]) -> None:
@@ -20,6 +21,7 @@ def plot(policies: list[dict[str, Any]]) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.dates import DateFormatter, MonthLocator
 
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(13, 7.5), sharex=True, layout="constrained", height_ratios=(4, 1)
@@ -29,8 +31,9 @@ def plot(policies: list[dict[str, Any]]) -> None:
         ours = row["policy"] == RAYMLOPS
         label = f"{row['shown']}: {row['mae']:.2f} min, {len(row['retrainings'])} retrainings"
         (line,) = above.plot(days, smoothed(row["days"]), lw=2.5 if ours else 1.2, zorder=3 if ours else 2, label=label)
-        made = [date.fromisoformat(each["day"]) for each in row["retrainings"]]
-        below.plot(made, [at] * len(made), "o", color=line.get_color(), ms=7 if ours else 5)
+        for shown, marker in MARKERS.items():
+            made = [date.fromisoformat(each["day"]) for each in row["retrainings"] if kind(each) == shown]
+            below.plot(made, [at] * len(made), marker, color=line.get_color(), ms=8 if ours else 5)
         if ours:
             alarms = [alarm for alarm in row["alarms"] if alarm["kind"] == "degradation"]
             for n, alarm in enumerate(alarms):
@@ -44,11 +47,22 @@ def plot(policies: list[dict[str, Any]]) -> None:
     above.set(ylabel=f"mean absolute error of the air time, minutes ({SMOOTH}-day mean)", ylim=(0, None))
     above.set_title("Flights from New York, 2013, predicted day by day; labels one day late")
     above.legend(fontsize=9)
+    for shown, marker in MARKERS.items():
+        below.plot([], [], marker, color="0.4", ms=7, label=shown)
+    below.legend(fontsize=8, loc="lower left", ncols=len(MARKERS))
+    below.xaxis.set_major_locator(MonthLocator())
+    below.xaxis.set_major_formatter(DateFormatter("%b"))
     below.set_yticks(range(len(policies)), [row["policy"] for row in policies])
-    below.set(ylim=(-0.6, len(policies) - 0.4), title="Retrainings")
+    below.set(ylim=(-1.6, len(policies) - 0.4), title="Retrainings")
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / NAME, dpi=110)
     plt.close(figure)
+
+
+def kind(retraining: dict[str, Any]) -> str:
+    if retraining["outcome"] != "promoted":
+        return "not promoted"
+    return "follow-up" if retraining["cause"] == "follow_up" else "promoted"
 
 
 def smoothed(days: list[dict[str, Any]]) -> list[float]:
