@@ -8,9 +8,9 @@ from typing import Any
 
 def status_text(found: dict[str, Any]) -> str:
     """Some lines of `account.status`."""
-    if not found["entries"]:
-        return f"{found['name']}: no loop has watched it yet"
     lines = []
+    if not found["entries"]:
+        lines.append(f"{found['name']}: no loop has watched it yet; start one with `raymlops loop`")
     decision, looks = found["decision"], found["looks"]
     if decision is not None:
         lines.append(f"{found['name']}: {decision['action']}: {decision['reason']}")
@@ -23,8 +23,10 @@ def status_text(found: dict[str, Any]) -> str:
             if one["ended"] is not None:
                 lines.append(f"  {one['ended']['reason']}")
     for order in found["orders"]:
-        lines.append(f"order {order['id']} by {order['by']}: {order['reason']}")
-    return "\n".join([*lines, f"{found['retrainings']} retrainings, {found['entries']} entries"])
+        lines.append(f"order {order['id']} by {order['by']}, waits for a round: {order['reason']}")
+    if found["entries"]:
+        lines.append(f"{found['retrainings']} retrainings, {found['entries']} entries")
+    return "\n".join(lines)
 
 
 def _time(at: float) -> str:

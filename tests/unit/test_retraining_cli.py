@@ -46,7 +46,9 @@ def shell(tmp_path: Path) -> Shell:
 
 
 def test_a_loop_that_never_ran_says_so(shell: Shell) -> None:
-    assert shell("status") == "trips: no loop has watched it yet\n"
+    assert shell("status") == "trips: no loop has watched it yet; start one with `raymlops loop`\n"
+    order = shell.json("trigger", "--reason", "new labels", "--by", "ci")
+    assert shell("status").splitlines()[1] == f"order {order['id']} by ci, waits for a round: new labels"
     assert "no loop has watched a model 'trips' yet" in shell.fails("history")
 
 
@@ -95,7 +97,7 @@ def test_status_shows_what_is_under_way_and_what_waits(shell: Shell) -> None:
     rounds(shell.world, 2)
     order = shell.json("trigger", "--reason", "new labels", "--by", "ci")
     text = shell("status")
-    assert "trips: wait:" in text and f"order {order['id']} by ci: new labels" in text
+    assert "trips: wait:" in text and f"order {order['id']} by ci, waits" in text
     found = shell.json("status")
     assert (found["open"]["phase"], found["orders"][0]["reason"], found["last"]) == ("delivering", "new labels", None)
 
