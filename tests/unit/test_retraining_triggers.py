@@ -191,6 +191,9 @@ def test_a_young_change_is_answered_early_and_once_more_when_it_is_old() -> None
     assert (first.action, first.cause) == (Action.RETRAIN, "degradation")
     plan = FollowUp("degradation-1-2026-03-01", "degradation", "2026-03-01")
     assert first.follow_up == plan and first.to_dict()["follow_up"] == vars(plan)
+    fresh = Observation("flights", "2", 0.0, [Signal("degradation", False, "", None, "nothing judged yet")], 0, 0, None)
+    unknown = decide(rules, ledger.state.past(), fresh, Facts(), on("2026-03-16")[1])
+    assert unknown.reason.startswith("no day is judged yet, and the change has to be 35 days old; follow_up: planned")
     waiting = decided("2026-04-03")
     assert (waiting.code, waiting.cause) == ("too_little", "follow_up")
     assert "the change is 34 of 35 days old" in waiting.reason and plan.of in waiting.reason
