@@ -121,8 +121,8 @@ def _unripe(policy: RetrainingConfig, past: Past, case: Case, now: float) -> tup
     if policy.follow_up:
         least = window.holdout_days + (window.days if case.cause == "follow_up" else window.validation_days)
     if window.mode == "since_change" and case.days is not None and case.days < least:
-        known = f"the change is {case.days} of" if case.days else "no day is judged yet, and the change has to be"
-        return "too_little", f"{known} {least} days old"
+        # No count of days: a look that says the same is not written again, and the count would be that of the first.
+        return "too_little", f"the change began on {case.since}, and {least} days of it have to be labelled"
     return None
 
 

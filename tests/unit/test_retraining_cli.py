@@ -80,12 +80,19 @@ def test_a_follow_up_belongs_to_the_story_of_its_incident(shell: Shell) -> None:
     assert shell.json("explain", incident)["follow_up"] is None
     shell.world.alarms = [Signal("degradation", False, "2026-03-15", None, "as at registration")]
     rounds(shell.world, 1, start=NOW + timedelta(days=14), window=window)
-    assert "wait: the change is 34 of 35 days old; follow_up: planned when degradation-1-2026" in shell("status")
+    assert "and 35 days of it have to be labelled; follow_up: planned when degradation-1-2026" in shell("status")
     shell.world.alarms = [Signal("degradation", False, "2026-03-16", None, "as at registration")]
     rounds(shell.world, 2, start=NOW + timedelta(days=15), window=window)
     assert shell.world.champions == ["1", "2", "3"]
     told = shell("explain", incident)
-    words = ["the error doubled", "a follow-up is planned", "version 2", "34 of 35", "follow_up: planned", "version 3"]
+    words = [
+        "the error doubled",
+        "a follow-up is planned",
+        "version 2",
+        "and 35 days of it",
+        "follow_up: planned",
+        "version 3",
+    ]
     places = [told.index(word) for word in words]
     assert places == sorted(places)
     found = shell.json("explain", incident)["follow_up"]
