@@ -66,7 +66,7 @@ class Production:
         least = window.validation_days + window.holdout_days + 1
         if not self.labelled or self._clock() != PREDICTED or (extent.partitions or 0) >= least:
             return None
-        return f"{extent.partitions} days are labelled, and it takes {least} to train, validate and judge"
+        return f"it takes {least} labelled days to train, validate and judge, found {extent.partitions}"
 
     def recipe(self, since: str | None, seen: Observation, now: datetime) -> Recipe:
         judged = [s.window for s in seen.signals if s.kind == "degradation" and s.window]
