@@ -26,7 +26,7 @@ class Order:
     by: str
     reason: str
     force: bool = False
-    """Whether it is held back by nothing but a retraining that is under way."""
+    """Whether it is held back by nothing but a retraining that is under way, and too little to train on."""
 
 
 @dataclass(frozen=True)

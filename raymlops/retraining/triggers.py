@@ -40,8 +40,8 @@ def decide(policy: RetrainingConfig, past: Past, seen: Observation, facts: Facts
     held = _unripe(policy, past, chosen, now)
     if held is None and not chosen.force:
         held = _quiet(policy, now) or _cooldown(policy, past, now) or _budget(policy, past, now)
-        if held is None and facts.short is not None:
-            held = "too_little", facts.short
+    if held is None and facts.short is not None:  # also by force: it would fail
+        held = "too_little", facts.short
     about: dict[str, Any] = {
         "cause": chosen.cause,
         "incident": chosen.incident,

@@ -293,6 +293,7 @@ def test_an_order_waits_as_everything_else_unless_it_is_forced() -> None:
     assert (decision.action, decision.incident) == (Action.RETRAIN, "order-b")
     assert decision.covers == ("order-b", "order-a")
     assert ask(look(), past, facts=Facts("r1 is under way", (forced,))).code == "busy"
+    assert ask(look(), past, facts=Facts(orders=(forced,), short="it takes 15 days")).code == "too_little"
 
 
 def test_a_schedule_counts_once_however_often_it_came_due() -> None:
