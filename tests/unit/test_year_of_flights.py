@@ -97,7 +97,7 @@ def test_errors_are_of_flights_and_each_alarm_counts_once() -> None:
 
 def test_the_report_has_every_table_and_target() -> None:
     def row(name: str, mae: float, made: int) -> dict[str, object]:
-        done = [{"id": f"r{n}", "day": "2013-06-01", "outcome": "promoted"} for n in range(made)]
+        done = [{"id": f"r{n}", "day": "2013-06-01", "outcome": "promoted", "cause": "follow_up"} for n in range(made)]
         alarms = [{"kind": "degradation", "incident": "a", "day": "2013-05-08", "since": None, "reason": "worse"}]
         return {"policy": name, "shown": name, "mae": mae, "retrainings": done, "alarms": alarms, "seconds": 1.0}
 
@@ -106,6 +106,11 @@ def test_the_report_has_every_table_and_target() -> None:
     made = report({"policies": policies, "stationary": quiet, "days": 306})
     assert [target.met for target in made.targets] == [True, True, True] and len(made.tables) == 3
     text = made.markdown()
-    assert "retraining promoted" in text and "alarm (degradation)" in text and "1.01" in text
+    assert (
+        "retraining promoted" in text
+        and "cause: follow_up" in text
+        and "alarm (degradation)" in text
+        and "1.01" in text
+    )
     false = [{**quiet[0], "alarms": [{"kind": "drift", "since": None, "reason": "moved"}]}]
     assert not report({"policies": policies, "stationary": false, "days": 306}).targets[2].met
