@@ -56,9 +56,9 @@ class Desk:
         self.facts, self.source = gather(
             self.config, self.base, self.store, self.memory, origin.tags, origin.values, origin.start
         )
-        self.evidence = Evidence(self.records, self.config, self.tracking, self.now)
         self.key = job_key(self.facts)
         self.earlier: JobRecord | None = self.records.job(self.key)
+        self.evidence = Evidence(self.records, self.config, self.tracking, self.now, self.own)
 
     def plan(
         self, forced: StepName | None = None, made: Mapping[StepName, dict[str, Any]] | None = None

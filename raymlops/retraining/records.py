@@ -79,8 +79,11 @@ class Records:
 class Evidence:
     """The book that a plan is made from: records, and a look at what they promise."""
 
-    def __init__(self, records: Records, config: Config, tracking: Tracking, now: datetime) -> None:
-        self.records, self.config, self.tracking, self.now = records, config, tracking, now
+    def __init__(
+        self, records: Records, config: Config, tracking: Tracking, now: datetime, own: str | None = None
+    ) -> None:
+        """`own` is the unfinished run of the job, if there is one."""
+        self.records, self.config, self.tracking, self.now, self.own = records, config, tracking, now, own
         self.find, self.latest = records.find, records.latest
 
     @cached_property
@@ -107,6 +110,11 @@ class Evidence:
         return None
 
     def _search(self, output: dict[str, Any], run: str) -> str | None:
+        after = self.latest("refit" if self.config.search.refit else "gate")
+        died = sum(trial.get("died", False) for trial in output["trials"])
+        if died and run == self.own and (after is None or after.run != run):
+            # It was the machine that failed, not the trials, when the process did not get any further either.
+            return f"{died} trial(s) lost their process"
         # After a refit the winner's values are all that is needed of a search.
         return None if self.config.search.refit else self._checkpoint(output["winner"])
 
