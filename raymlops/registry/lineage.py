@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 MAX_DIFF_BYTES = 1_000_000
 GIT_SECONDS = 10.0
+RAYS_OWN = "thirdparty_files"
+"""Name of the directories that Ray puts on the path when it is imported."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,12 @@ def _git(directory: Path, *arguments: str) -> bytes | None:
 
 
 def installed_packages() -> list[str]:
-    """`name==version` of every installed distribution, sorted."""
-    found = {(d.metadata["Name"] or "").lower(): d.version for d in metadata.distributions()}
+    """`name==version` of every installed distribution, sorted.
+
+    Without what Ray brings along for itself: that is on the path only of processes that have imported Ray.
+    """
+    path = [entry for entry in sys.path if Path(entry).name != RAYS_OWN]
+    found = {(d.metadata["Name"] or "").lower(): d.version for d in metadata.distributions(path=path)}
     return [f"{name}=={found[name]}" for name in sorted(found) if name]
 
 

@@ -62,3 +62,15 @@ def test_packages_and_hardware() -> None:
     assert any(line.startswith("torch==") for line in packages)
     machine = lineage.hardware()
     assert machine["cpus"] >= 1 and machine["memory"] > 2**28 and isinstance(machine["gpus"], list)
+
+
+def test_packages_are_the_same_whether_or_not_ray_was_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = lineage.installed_packages()
+    for folder in ("ray/thirdparty_files", "plain"):
+        brought = tmp_path / folder / "brought_along-1.0.dist-info"
+        brought.mkdir(parents=True)
+        (brought / "METADATA").write_text("Metadata-Version: 2.1\nName: brought-along\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "ray/thirdparty_files"))
+    assert lineage.installed_packages() == before
+    monkeypatch.syspath_prepend(str(tmp_path / "plain"))
+    assert set(lineage.installed_packages()) - set(before) == {"brought-along==1.0"}
