@@ -43,14 +43,15 @@ def plot(quiet: list[dict[str, Any]], delays: list[dict[str, Any]], errors: list
 
 
 def _scatter(axes: Any, points: dict[str, tuple[float, float]], longest: float) -> None:
-    places: dict[tuple[float, float], list[str]] = {}
+    taken: dict[tuple[float, float], int] = {}
     for rule, (false, delay) in points.items():
         at = (max(false, LEAST), delay)
-        axes.plot(*at, "s" if rule == OURS else "o", ms=9 if rule == OURS else 6)
-        places.setdefault(at, []).append(rule)
-    for at, names in places.items():
-        side, offset = ("right", (-8, 0)) if at[0] > 5 else ("left", (8, 0))
-        axes.annotate("\n".join(names), at, xytext=offset, ha=side, va="center", textcoords="offset points", fontsize=8)
+        around = taken.get(at, 0)  # rules at the same place are rings around each other
+        taken[at] = around + 1
+        axes.plot(
+            *at, "s" if rule == OURS else "o", ms=9 + 6 * around, mew=2, mfc="none" if around else None, label=rule
+        )
+    axes.legend(loc="best", fontsize=8, framealpha=1.0, markerscale=0.6)
     axes.axvline(1.0, color="black", ls="--", lw=1)
     axes.axhline(longest, color="grey", ls=":", lw=1)
     axes.set(xscale="log", yscale="log", xlim=(LEAST / 2, 2000.0))
