@@ -119,16 +119,17 @@ class Flow:
         told = self.session.post(f"{self.url}/v2/models/{NAME}/feedback", json={"labels": labels}, timeout=20)
         assert told.status_code == 200, told.text
 
-    def written(self) -> bool:
+    def written(self, asked: int) -> bool:
         from raymlops.serving.prediction_reader import read_predictions
 
         now = datetime.now(UTC)
         found = read_predictions(Store(self.config.storage), NAME, now - DAY, now + DAY, ["time"])
-        return found.num_rows >= self.asked
+        return found.num_rows >= asked
 
     def round(self) -> Round:
         """A look now: every day of the rows is over long ago."""
-        eventually("the log is written", self.written)
+        asked = self.asked  # so far: traffic in the background goes on
+        eventually("the log is written", lambda: self.written(asked))
         return Loop(self.config, self.root).round(datetime.now(UTC))
 
     def ledger(self) -> list[Entry]:
