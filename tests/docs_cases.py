@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "configs/data/README.md", *ROOT.glob("docs/*.md")])
+TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "configs/data/README.md")
+PAGES = sorted([*(ROOT / name for name in TOP), *ROOT.glob("docs/*.md")])
 BLOCK = re.compile(r"(?P<marks>(?:<!--.*?-->\n)*)```(?P<language>\w+)\n(?P<text>.*?)```", re.S)
 
 

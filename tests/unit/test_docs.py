@@ -203,7 +203,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert linked.exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.M)
-            assert anchor in {h.lower().replace(" ", "-") for h in headings}, target
+            assert anchor in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, target
 
 
 def test_every_page_can_be_found() -> None:
@@ -212,12 +212,35 @@ def test_every_page_can_be_found() -> None:
         assert f"docs/{page.name}" in readme
 
 
-def test_every_command_is_in_the_readme() -> None:
+def options(command: Any) -> set[str]:
+    return {name for p in command.params for name in p.opts if name.startswith("--")} - {"--help"}
+
+
+def test_the_page_of_commands_has_every_command_with_its_options() -> None:
     group: Any = typer.main.get_command(app)
-    readme = (ROOT / "README.md").read_text()
-    for name, command in group.commands.items():
-        for full in [f"{name} {c}" for c in command.commands] if hasattr(command, "commands") else [name]:
-            assert f"`raymlops {full}" in readme, full
+    real = {}
+    for name, one in group.commands.items():
+        inner = {f"{name} {n}": c for n, c in one.commands.items()} if hasattr(one, "commands") else {name: one}
+        real |= {full: options(command) for full, command in inner.items()}
+    page = (ROOT / "docs/commands.md").read_text()
+    rows = re.findall(r"^\| `raymlops ([a-z ]*[a-z])[^`]*` \| (.*?) \|", page, re.M)
+    assert {name: set(re.findall(r"--[a-z-]+", named)) for name, named in rows} == real
+    assert len(rows) == len(real)
+
+
+RESULT = re.compile(r"^\| .+ \| (.+) \| (.+) \| (yes|NO) \| \[.+\]\(benchmarks/results/(\w+)\.md\) \|$", re.M)
+TARGET = re.compile(r"^\| .+? \| +(\S+) \| (\S \S+) +\| (yes|NO) +\|$", re.M)
+
+
+def test_the_results_in_the_readme_are_those_measured_and_no_miss_is_left_out() -> None:
+    rows = RESULT.findall((ROOT / "README.md").read_text())
+    shown = [(page, (found, target, met)) for found, target, met, page in rows]
+    assert len(shown) >= 10
+    for result in sorted(ROOT.glob("benchmarks/results/*.md")):
+        measured = TARGET.findall(result.read_text())
+        quoted = [row for page, row in shown if page == result.stem]
+        assert measured and set(quoted) <= set(measured), result.name
+        assert {row for row in measured if row[2] == "NO"} <= set(quoted), result.name
 
 
 def test_the_data_is_what_its_page_says() -> None:
