@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raymlops.registry.ancestry import Lineage, Link
+    from raymlops.registry.ancestry import Lineage
     from raymlops.registry.comparison import Row
     from raymlops.registry.diffing import RunDiff
+    from raymlops.registry.links import Link
     from raymlops.retraining.collection import Collected
     from raymlops.retraining.reproduction import Reproduction
     from raymlops.verification import Check

@@ -134,7 +134,7 @@ def _run(
 
 def _snapshot(store: Store, digest: str | None, notes: list[str]) -> dict[str, Any] | None:
     from raymlops.data.snapshot import Snapshot
-    from raymlops.registry.ancestry import describe_snapshot
+    from raymlops.registry.record import describe_snapshot
 
     if not digest:
         notes.append("the version names no snapshot")

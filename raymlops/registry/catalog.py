@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from raymlops.errors import RaymlopsError
 from raymlops.registry.backend import Tracking, tracking
-from raymlops.registry.tracking import JOB, KIND_TAG, NAME_TAG, REPORT
+from raymlops.registry.names import JOB, KIND_TAG, NAME_TAG, REPORT
 from raymlops.registry.versions import find_version
 from raymlops.store import Store
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from raymlops import __version__
 from raymlops.registry import lineage
-from raymlops.registry.record import GIT_DIFF, NotRecorded, RunRecord
-from raymlops.registry.tracking import SHA256_TAG
+from raymlops.registry.names import GIT_DIFF, SHA256_TAG
+from raymlops.registry.record import NotRecorded, RunRecord
 
 MACHINE = ("cpu", "cpus", "memory", "system")
 """Another machine of the same kind is not expected to change weights, so these are told apart from the rest."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,15 +16,25 @@ import yaml
 
 from raymlops.errors import IntegrityError, RaymlopsError
 from raymlops.registry.backend import Tracking, first_line
-from raymlops.registry.tracking import BASE_TAG, NAME_TAG, SHA256_TAG
-from raymlops.registry.winner import FUNCTIONS, MANIFEST, WINNER, Winner
+from raymlops.registry.names import (
+    BASE_TAG,
+    CONFIG,
+    FUNCTIONS,
+    GIT,
+    HARDWARE,
+    MANIFEST,
+    NAME_TAG,
+    PACKAGES,
+    PROFILE,
+    SHA256_TAG,
+    SOURCE,
+    WINNER,
+)
+from raymlops.registry.winner import Winner
 from raymlops.verification import Check, differs, not_checked, verified
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-CONFIG, PACKAGES, HARDWARE, GIT, GIT_DIFF = "config.yaml", "packages.txt", "hardware.json", "git.json", "git.diff"
-SOURCE, PROFILE, CONTRACT = "source.json", "profile.json", "contract.yaml"
 
 
 class NotRecorded(RaymlopsError):
@@ -176,6 +186,11 @@ def describe_run(run: Run) -> dict[str, Any]:
         "seed": tags.get("raymlops.seed"),
         "raymlops": tags.get("raymlops.version"),
     }
+
+
+def describe_snapshot(digest: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    facts = {name: manifest[name] for name in ("rows", "time_range", "created")}
+    return {"hash": digest, **facts, "path": f"snapshots/{digest}"}
 
 
 def describe_code(run: Run) -> dict[str, Any]:

@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from raymlops.errors import IntegrityError
-
-WINNER, MANIFEST, FUNCTIONS = "winner.json", "snapshot.json", "functions.json"
-"""Artifacts of a run: this record, its snapshot's manifest, and hashes of the user's functions by key path."""
+from raymlops.registry.names import WINNER
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from raymlops.registry.backend import Tracking, reported
 from raymlops.registry.catalog import find_jobs
-from raymlops.registry.tracking import CHECKPOINT_TAG, NAME_TAG
+from raymlops.registry.names import CHECKPOINT_TAG, NAME_TAG
 from raymlops.retraining.lock import held
 from raymlops.retraining.records import Records
 from raymlops.retraining.retention import Held, Item, Keep, KnownRun, Need, Plan, plan

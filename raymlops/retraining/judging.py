@@ -106,15 +106,17 @@ def register(
 ) -> tuple[str, str | None, str | None]:
     """URI, version and alias; a refused model is stored without a version. `fence` raises when the job lost its right
     to register."""
+    from raymlops.registry import publishing
+
     example = built.snapshot.table("holdout").slice(0, EXAMPLE_ROWS).to_pandas()
-    logged = tracker.log_package(directory, package, example)
-    tracker.log_evaluation(judged.evaluation, judged.verdict, logged)
+    logged = publishing.log_package(tracker, directory, package, example)
+    publishing.log_evaluation(tracker, judged.evaluation, judged.verdict, logged)
     if not judged.verdict.blessed:
-        tracker.refuse(logged, judged.verdict)
+        publishing.refuse(tracker, logged, judged.verdict)
         return logged.uri, None, None
     fence()
-    registered = tracker.register(
-        logged, judged.verdict, judged.evaluation.metrics, built.snapshot.hash, judged.champion
+    registered = publishing.register(
+        tracker, logged, judged.verdict, judged.evaluation.metrics, built.snapshot.hash, judged.champion
     )
     return registered.uri, registered.version, registered.alias
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raymlops.registry.backend import Tracking, reported
-from raymlops.registry.tracking import KIND_TAG, NAME_TAG
+from raymlops.registry.names import KIND_TAG, NAME_TAG
 from raymlops.registry.values import cut, finite, key_of
 from raymlops.rollout.conductor import Conductor
 from raymlops.rollout.totals import quantile

@@ -22,11 +22,12 @@ import pandas as pd
 import pytest
 from registry_cases import NOW, config_of, judge, make_package, rows, user_files, with_user_code
 
+from raymlops.registry import publishing
 from raymlops.registry.backend import tracking
 from raymlops.registry.catalog import find_report, list_models
 from raymlops.registry.package import ModelPackage, read_files
 from raymlops.registry.tracking import Tracker
-from raymlops.registry.versions import find_version
+from raymlops.registry.versions import champion, find_version
 from raymlops.store import Store
 
 TASKS = ("regression", "binary", "multiclass")
@@ -68,8 +69,8 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
             package = make_package(root / task, config, user)
             with Tracker(config, Store(str(root / "storage")), user, NOW) as job:
                 evaluation, verdict = judge(config, package)
-                logged = job.log_package(root / task, package, raw(package, 3))
-                job.register(logged, replace(verdict, blessed=True), evaluation.metrics, "ab", None)
+                logged = publishing.log_package(job, root / task, package, raw(package, 3))
+                publishing.register(job, logged, replace(verdict, blessed=True), evaluation.metrics, "ab", None)
             packages[task] = package
     shutil.rmtree(user)
     yield root, packages
@@ -207,11 +208,11 @@ def test_a_job_records_to_a_server_and_another_machine_loads_from_it(
             for alias in ("champion", "candidate"):
                 with Tracker(config, Store(str(tmp_path / "storage")), tmp_path, NOW) as job:
                     job.log_trial("trial-000", {}, [{"epoch": 0, "metric": float("nan")}], "completed")
-                    current = job.champion()
-                    logged = job.log_package(tmp_path / "package", package, raw(package, 3))
-                    job.log_evaluation(evaluation, verdict, logged)
+                    current = champion(job.tracking, config.name)
+                    logged = publishing.log_package(job, tmp_path / "package", package, raw(package, 3))
+                    publishing.log_evaluation(job, evaluation, verdict, logged)
                     blessed = replace(verdict, blessed=True)
-                    registered = job.register(logged, blessed, evaluation.metrics, "ab", current)
+                    registered = publishing.register(job, logged, blessed, evaluation.metrics, "ab", current)
                     job.log_report("<html>")
                 assert registered.alias == alias
             found = find_version(tracking(None, Store("unused")), config.name)

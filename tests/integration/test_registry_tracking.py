@@ -22,10 +22,12 @@ from registry_cases import NOW, config_of, example, judge, make_package, rows, u
 from raymlops.config.loading import parse_config
 from raymlops.config.tree import Config
 from raymlops.errors import ConfigError, IntegrityError, RaymlopsError, Refused
+from raymlops.registry import publishing
 from raymlops.registry.backend import tracking
 from raymlops.registry.catalog import download_package, find_report, list_models, list_runs
 from raymlops.registry.package import load_package
-from raymlops.registry.tracking import LoggedPackage, Registered, Tracker
+from raymlops.registry.publishing import LoggedPackage, Registered
+from raymlops.registry.tracking import Tracker
 from raymlops.registry.values import cut
 from raymlops.registry.versions import champion, find_version
 from raymlops.store import Store
@@ -66,12 +68,12 @@ def bless(storage: Path, folder: Path, seed: int = 0) -> tuple[str, Registered, 
     config = config_of(storage=storage)
     package = make_package(folder, config, seed=seed)
     with tracker(config, storage) as job:
-        current = job.champion()
+        current = champion(job.tracking, config.name)
         evaluation, verdict = judge(config, package, current.load() if current else None)
-        logged = job.log_package(folder, package, example(package))
-        job.log_evaluation(evaluation, verdict, logged)
+        logged = publishing.log_package(job, folder, package, example(package))
+        publishing.log_evaluation(job, evaluation, verdict, logged)
         blessed = replace(verdict, blessed=True)
-        registered = job.register(logged, blessed, evaluation.metrics, "ab" * 32, current)
+        registered = publishing.register(job, logged, blessed, evaluation.metrics, "ab" * 32, current)
         job.log_report(f"<html>{registered.version}</html>")
     return job.run_id, registered, logged
 
@@ -248,11 +250,11 @@ def test_a_refused_model_is_recorded_and_loadable_but_not_registered(storage: Pa
     with tracker(config, storage) as job:
         evaluation, verdict = judge(config, package)
         assert not verdict.blessed
-        logged = job.log_package(tmp_path / "p", package, example(package))
-        job.log_evaluation(evaluation, verdict, logged)
-        job.refuse(logged, verdict)
+        logged = publishing.log_package(job, tmp_path / "p", package, example(package))
+        publishing.log_evaluation(job, evaluation, verdict, logged)
+        publishing.refuse(job, logged, verdict)
         with pytest.raises(RaymlopsError, match="refused"):
-            job.register(logged, verdict, evaluation.metrics, "ab", None)
+            publishing.register(job, logged, verdict, evaluation.metrics, "ab", None)
     [row] = list_runs(str(storage), None)
     assert (row.status, row.verdict, row.version) == ("FINISHED", "refused", None)
     assert list_models(str(storage), None) == []

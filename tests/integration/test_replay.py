@@ -21,6 +21,7 @@ from raymlops.monitoring.label_join import join_labels
 from raymlops.monitoring.label_status import label_status
 from raymlops.monitoring.replay import replay, replay_skew
 from raymlops.monitoring.trace import trace
+from raymlops.registry import publishing
 from raymlops.registry.backend import Tracking, tracking
 from raymlops.registry.package import ModelPackage
 from raymlops.registry.tracking import Tracker
@@ -87,8 +88,8 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         with Tracker(config, store, user, NOON) as job:
             evaluation, verdict = judge(config, package)
-            logged = job.log_package(root / "trip", package, rows(3)[package.config.features.raw_columns()])
-            job.register(logged, replace(verdict, blessed=True), evaluation.metrics, "ab" * 32, None)
+            logged = publishing.log_package(job, root / "trip", package, rows(3)[package.config.features.raw_columns()])
+            publishing.register(job, logged, replace(verdict, blessed=True), evaluation.metrics, "ab" * 32, None)
         where = tracking(None, store)
     records = asyncio.run(answered(package, [1, 1, 3, 1, 2, 1, 1]))
     lone = asyncio.run(answered(package, [4]))

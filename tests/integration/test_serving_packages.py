@@ -11,6 +11,7 @@ import pytest
 from registry_cases import NOW, config_of, example, judge, make_package, rows, user_files, with_user_code
 
 from raymlops.errors import IntegrityError, RaymlopsError
+from raymlops.registry import publishing
 from raymlops.registry.backend import tracking
 from raymlops.registry.package import ModelPackage
 from raymlops.registry.tracking import Tracker
@@ -34,8 +35,8 @@ def staged(
         registry = tracking(None, store)
         with Tracker(config, store, user, NOW) as job:
             evaluation, verdict = judge(config, package)
-            logged = job.log_package(root / "made", package, example(package))
-            job.register(logged, replace(verdict, blessed=True), evaluation.metrics, "ab", None)
+            logged = publishing.log_package(job, root / "made", package, example(package))
+            publishing.register(job, logged, replace(verdict, blessed=True), evaluation.metrics, "ab", None)
         ref = packages.stage(registry, store, f"{config.name}@champion")
         assert packages.stage(registry, store, f"{config.name}/1") == ref
         with pytest.raises(RaymlopsError, match="has no version 7"):

@@ -13,6 +13,7 @@ from registry_cases import config_of, example, judge, make_package, rows
 
 from raymlops.config.loading import parse_config
 from raymlops.config.tree import Config
+from raymlops.registry import publishing
 from raymlops.registry.package import ModelPackage
 from raymlops.registry.tracking import Tracker
 from raymlops.store import Store
@@ -92,9 +93,9 @@ def register(root: Path, behaviour: str = "good", seed: int = 0, bias: float = 0
     package = make_package(directory, config, user, seed=seed)
     with Tracker(config, Store(str(root / "storage")), user, datetime.now(UTC)) as job:
         evaluation, verdict = judge(config, package)
-        logged = job.log_package(directory, package, example(package))
+        logged = publishing.log_package(job, directory, package, example(package))
         blessed = replace(verdict, blessed=True)
-        return job.register(logged, blessed, evaluation.metrics, "ab", None).version
+        return publishing.register(job, logged, blessed, evaluation.metrics, "ab", None).version
 
 
 def json_rows(n: int, seed: int = 9) -> list[dict[str, Any]]:

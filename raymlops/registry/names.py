@@ -1,0 +1,25 @@
+"""What a run's tags and artifacts are called, for those who write them and those who read them."""
+
+from __future__ import annotations
+
+JOB, TRIAL = "job", "trial"
+KIND_TAG, NAME_TAG = "raymlops.kind", "raymlops.name"
+BASE_TAG = "raymlops.base"
+"""Directory of the configuration, which relative paths and the user's modules belong to."""
+CHECKPOINT_TAG = "raymlops.checkpoint"
+"""Where the weights of its model were written, below the storage."""
+SHA256_TAG = "sha256."
+"""Followed by an artifact's path: whoever reads it later can tell whether it was changed."""
+STARTED_TAG = "git.state"
+"""Set last of what is known at the start: it says that all of that was recorded."""
+
+CONFIG, PACKAGES, HARDWARE, GIT, GIT_DIFF = "config.yaml", "packages.txt", "hardware.json", "git.json", "git.diff"
+FUNCTIONS = "functions.json"
+"""Hashes of the user's functions by key path."""
+SOURCE, PROFILE, CONTRACT = "source.json", "profile.json", "contract.yaml"
+MANIFEST = "snapshot.json"
+"""The snapshot's manifest."""
+WINNER = "winner.json"
+"""Which trial became the model."""
+SLICES, EVALUATION, VERDICT = "slices.json", "evaluation.json", "verdict.json"
+REPORT = "report.html"
