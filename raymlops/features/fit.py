@@ -21,9 +21,10 @@ import numpy as np
 
 from raymlops.config.features import FeaturesConfig, NumericFeature
 from raymlops.errors import DataError
+from raymlops.features.columns import natural_kind
 from raymlops.features.dates import year
 from raymlops.features.derive import Functions, with_derived
-from raymlops.features.rows import Rows, natural_kind
+from raymlops.features.rows import Rows
 from raymlops.features.state import FeatureState, NumericState
 from raymlops.features.transform import shaped
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from raymlops.config.features import FeaturesConfig, NumericFeature
 from raymlops.errors import DataError, IntegrityError
+from raymlops.features.columns import from_pandas, is_arrow
 from raymlops.features.dates import PERIODS, cyclic, year
 from raymlops.features.derive import Functions, with_derived
-from raymlops.features.rows import Rows, from_pandas, is_arrow
+from raymlops.features.rows import Rows
 from raymlops.features.state import FIRST_CATEGORY, MISSING, UNKNOWN, ArraySpec, FeatureState
 
 LARGEST = float(np.finfo(np.float32).max)

@@ -13,7 +13,8 @@ import pyarrow as pa
 from raymlops.config.tree import Config
 from raymlops.data.kinds import kind_of
 from raymlops.errors import ConfigError, DataError
-from raymlops.features.rows import Rows, text
+from raymlops.features.rows import Rows
+from raymlops.features.values import text
 from raymlops.monitoring.labelled import HEAD
 
 INPUT, OUTPUT = "input.", "output."

@@ -16,7 +16,8 @@ import numpy as np
 
 from raymlops.config.gate import Behaviour, Direction, Invariance, MinimumPerformance, Threshold
 from raymlops.errors import DataError, RaymlopsError
-from raymlops.features.rows import Rows, text
+from raymlops.features.rows import Rows
+from raymlops.features.values import text
 from raymlops.training.metrics import compute_metric
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from raymlops.errors import DataError
-from raymlops.features.rows import Rows, text
+from raymlops.features.rows import Rows
+from raymlops.features.values import text
 from raymlops.serving.protocol.errors import ProtocolError, shown
 from raymlops.serving.protocol.schema import NUMBER, TENSOR, TEXT, TIME, Column
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from raymlops.features.rows import text
+from raymlops.features.values import text
 from raymlops.serving.protocol.columns import TEXT_CHARS
 from raymlops.serving.protocol.decoding import check_body, check_encoding, decode_object
 from raymlops.serving.protocol.errors import JSON, ProtocolError, listed, shown

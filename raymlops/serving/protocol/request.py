@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from raymlops.features.rows import text
+from raymlops.features.values import text
 from raymlops.serving.protocol.columns import TEXT_CHARS
 from raymlops.serving.protocol.errors import Encoded, ProtocolError, listed, shown
 from raymlops.serving.protocol.schema import TENSOR, Rules
