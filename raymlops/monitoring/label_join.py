@@ -188,7 +188,7 @@ def _files(moments: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _kinds(config: Config, base: Path, store: Store) -> Mapping[str, str]:
-    from raymlops.data.build import current_contract
+    from raymlops.data.contract_file import current_contract
 
     contract = current_contract(config, base, store)
     return {} if contract is None else {name: rule.kind for name, rule in contract.columns.items()}

@@ -34,7 +34,7 @@ def report_of(config: Config, base: Path, store: Store, *, since: datetime, now:
 
     Raises RaymlopsError when there is no champion, StoreError and IntegrityError.
     """
-    from raymlops.data.build import current_contract
+    from raymlops.data.contract_file import current_contract
     from raymlops.registry.backend import tracking
     from raymlops.registry.versions import champion
 

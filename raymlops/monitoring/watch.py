@@ -49,7 +49,7 @@ def observe(config: Config, base: Path, store: Store, *, now: datetime) -> Obser
 
     Raises RaymlopsError when there is no champion, StoreError and IntegrityError.
     """
-    from raymlops.data.build import current_contract
+    from raymlops.data.contract_file import current_contract
     from raymlops.registry.backend import tracking
     from raymlops.registry.versions import champion
 

@@ -110,7 +110,7 @@ class Desk:
 
     def snapshot(self, output: Mapping[str, Any], mine: bool) -> BuiltSnapshot:
         """What was read earlier, by this run (`mine`) or another one."""
-        from raymlops.data.build import current_contract
+        from raymlops.data.contract_file import current_contract
         from raymlops.data.snapshot import BuiltSnapshot, Snapshot
 
         snapshot = Snapshot.open(self.store, output["hash"])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymlops.config.tree import Config
-from raymlops.data.build import current_contract
+from raymlops.data.contract_file import current_contract
 from raymlops.errors import ConfigError, RaymlopsError
 from raymlops.monitoring.signals import Observation
 from raymlops.registry.backend import tracking

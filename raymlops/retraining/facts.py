@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from raymlops import __version__
 from raymlops.config.tree import Config
-from raymlops.data.build import current_contract
+from raymlops.data.contract_file import current_contract
 from raymlops.data.fingerprint import Fingerprint, Memory, fingerprint
 from raymlops.data.identity import path_digest
 from raymlops.imports import user_functions
