@@ -7,21 +7,21 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from raymlops import __version__
+from raymlops.config_cli import app as config_app
 from raymlops.errors import RaymlopsError
 from raymlops.labels_cli import app as labels_app
 from raymlops.lineage_cli import diff, gc, lineage, reproduce
 from raymlops.loop_cli import app as loop_app
 from raymlops.monitor_cli import monitor
+from raymlops.options import AsJson, Overrides, Storage, load
+from raymlops.registry_cli import models, predict, report, runs
 from raymlops.rollout_cli import app as rollout_app
 from raymlops.trace_cli import replay, trace
-
-if TYPE_CHECKING:
-    from raymlops.config.tree import Config
 
 app = typer.Typer(
     name="raymlops",
@@ -30,23 +30,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="Look at and check configuration files.", no_args_is_help=True)
-app.add_typer(config_app, name="config")
-app.add_typer(rollout_app, name="rollout")
-app.add_typer(labels_app, name="labels")
-app.command()(monitor)
-app.command()(trace)
-app.command()(replay)
-app.command()(lineage)
-app.command()(diff)
-app.command()(reproduce)
-app.command()(gc)
-app.add_typer(loop_app, name="loop")
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, a.b.c=value.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; the last line is one object.")]
-StorageOption = Annotated[str, typer.Option(help="Storage of the runs: a path or URI.")]
 
 
 def main() -> None:
@@ -70,21 +53,6 @@ def _fail(error: RaymlopsError) -> None:
     sys.exit(error.exit_code)
 
 
-def _load(path: Path, overrides: list[str] | None) -> tuple[Config, Path]:
-    """The configuration, and its directory, whose modules become importable."""
-    from raymlops.config import load_config
-    from raymlops.imports import add_user_directory
-
-    config = load_config(path, overrides or [])
-    base = path.resolve().parent
-    add_user_directory(base)
-    return config, base
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, default=str))
-
-
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
@@ -106,7 +74,7 @@ def run(
         str | None, typer.Option(metavar="RUN", help="Go on with this run, or fail; the id or its beginning.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print which steps would run, and why.")] = False,
-    storage: StorageOption = ".raymlops",
+    storage: Storage = ".raymlops",
     as_json: AsJson = False,
 ) -> None:
     """Do what of the whole job has to be done: data, search, gate, registry. Exit code 3 when the gate refuses."""
@@ -114,9 +82,9 @@ def run(
 
     job = None
     if resume is not None:
-        job = job_of_run(_load(config, set_)[0].storage if config is not None else storage, resume)
+        job = job_of_run(load(config, set_)[0].storage if config is not None else storage, resume)
     if config is not None:
-        loaded, base = _load(config, set_)
+        loaded, base = load(config, set_)
     elif job is not None:
         from raymlops.config.loading import parse_config
         from raymlops.imports import add_user_directory
@@ -129,113 +97,6 @@ def run(
     if dry_run:
         raise typer.Exit(plan_command(loaded, base, as_json, forced))
     raise typer.Exit(run_command(loaded, base, as_json, forced, None if job is None else job.run_id))
-
-
-@config_app.command("schema")
-def config_schema() -> None:
-    """Print the JSON Schema of the configuration, for editors and other tools."""
-    from raymlops.config import Config
-
-    print(json.dumps(Config.model_json_schema(by_alias=True), indent=2))
-
-
-@config_app.command("check")
-def config_check(config: ConfigFile, set_: Overrides = None, as_json: AsJson = False) -> None:
-    """Validate without running: keys and values, import paths, search space, and the cluster's resources."""
-    from raymlops.checks import check_config
-
-    loaded, base = _load(config, set_)
-    facts = check_config(loaded, base)
-    if as_json:
-        _print_json({"ok": True, **facts})
-    else:
-        print(f"{config}: valid")
-        for name, value in facts.items():
-            print(f"  {name}: {value}")
-
-
-@app.command()
-def runs(
-    name: Annotated[str | None, typer.Argument(help="Model name; all when absent.")] = None,
-    storage: StorageOption = ".raymlops",
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow tracking URI; the storage's own when absent.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
-    as_json: AsJson = False,
-) -> None:
-    """List runs, newest first."""
-    from raymlops.registry.catalog import list_runs
-    from raymlops.tables import print_runs
-
-    rows = list_runs(storage, tracking_uri, name, limit)
-    _print_json({"runs": [row.to_dict() for row in rows]}) if as_json else print_runs(rows)
-
-
-@app.command()
-def models(
-    name: Annotated[str | None, typer.Argument(help="Model name; all when absent.")] = None,
-    storage: StorageOption = ".raymlops",
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow tracking URI; the storage's own when absent.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List registered versions with aliases, metrics and age."""
-    from raymlops.registry.catalog import list_models
-    from raymlops.tables import print_models
-
-    rows = list_models(storage, tracking_uri, name)
-    _print_json({"models": [row.to_dict() for row in rows]}) if as_json else print_models(rows)
-
-
-@app.command()
-def report(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run id or the beginning of one.")],
-    output: Annotated[Path | None, typer.Option(help="Where to write the HTML; report-RUN.html when absent.")] = None,
-    storage: StorageOption = ".raymlops",
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow tracking URI; the storage's own when absent.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write a run's HTML report to a file."""
-    from raymlops.registry.catalog import find_report
-
-    run_id, html = find_report(storage, tracking_uri, run)
-    target = output or Path(f"report-{run_id[:12]}.html")
-    try:
-        target.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise RaymlopsError(f"--output: cannot write {target}: {error.strerror}") from error
-    _print_json({"run_id": run_id, "report": str(target)}) if as_json else print(target)
-
-
-@app.command()
-def predict(
-    model: Annotated[
-        str, typer.Argument(metavar="CONFIG|MODEL", help="A configuration, NAME, NAME@ALIAS or NAME/VERSION.")
-    ],
-    input_: Annotated[str, typer.Option("--input", help="Parquet or CSV file, directory or URI.")],
-    output: Annotated[
-        str, typer.Option("--output", help="Directory or URI for the predictions (parquet); must be new.")
-    ],
-    storage: StorageOption = ".raymlops",
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow tracking URI; the storage's own when absent.")
-    ] = None,
-    set_: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Score rows with a registered model on Ray Data; the champion unless said otherwise."""
-    from raymlops.retraining.scoring import score_command
-
-    target: Any = model
-    if model.endswith((".yaml", ".yml")):
-        target, _ = _load(Path(model), set_)
-    facts = score_command(target, input_, output, storage, tracking_uri, quiet=as_json)
-    if as_json:
-        _print_json(facts)
 
 
 @app.command()
@@ -256,7 +117,7 @@ def serve(
     if stop and not is_file:
         stop_command(target, as_json)
         return
-    loaded, _ = _load(Path(target), set_)
+    loaded, _ = load(Path(target), set_)
     if stop:
         stop_command(loaded.name, as_json)
         return
@@ -273,7 +134,7 @@ def init(
 
     written = create_project(directory)
     if as_json:
-        _print_json({"files": [str(path) for path in written]})
+        print(json.dumps({"files": [str(path) for path in written]}))
         return
     for path in written:
         print(path)
@@ -281,12 +142,23 @@ def init(
 
 
 @app.command()
-def doctor(storage: StorageOption = ".raymlops", as_json: AsJson = False) -> None:
+def doctor(storage: Storage = ".raymlops", as_json: AsJson = False) -> None:
     """Check versions, resources, ports, disk and store; exit code 1 when something will not work."""
     from raymlops.doctor import examine
     from raymlops.tables import print_findings
 
     findings = examine(storage)
     ok = all(finding.status != "error" for finding in findings)
-    _print_json({"ok": ok, "findings": [f.to_dict() for f in findings]}) if as_json else print_findings(findings)
+    if as_json:
+        print(json.dumps({"ok": ok, "findings": [f.to_dict() for f in findings]}))
+    else:
+        print_findings(findings)
     raise typer.Exit(0 if ok else 1)
+
+
+for command in (runs, models, report, predict, monitor, trace, replay, lineage, diff, reproduce, gc):
+    app.command()(command)
+app.add_typer(config_app, name="config")
+app.add_typer(rollout_app, name="rollout")
+app.add_typer(labels_app, name="labels")
+app.add_typer(loop_app, name="loop")

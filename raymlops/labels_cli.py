@@ -5,30 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from raymlops.config.tree import Config
+from raymlops.options import AsJson, ConfigFile, Overrides, load
 
 app = typer.Typer(help="Join outcomes with their predictions, and see how many have one.", no_args_is_help=True)
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, a.b.c=value.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
-
-def load(path: Path, overrides: list[str] | None) -> tuple[Config, Path]:
-    """The configuration, and its directory, whose modules become importable."""
-    from raymlops.config import load_config
-    from raymlops.imports import add_user_directory
-
-    config = load_config(path, overrides or [])
-    base = path.resolve().parent
-    add_user_directory(base)
-    return config, base
 
 
 @app.command()

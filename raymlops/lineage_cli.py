@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raymlops.errors import ConfigError
+from raymlops.options import AsJson, RunId, Storage, TrackingUri
 
 if TYPE_CHECKING:
     from raymlops.registry.backend import Tracking
     from raymlops.store import Store
 
-Storage = Annotated[str, typer.Option(help="Storage of the runs: a path or URI.")]
-TrackingUri = Annotated[str | None, typer.Option(help="MLflow tracking URI; the storage's own when absent.")]
 Base = Annotated[
     Path | None, typer.Option(help="Directory of data files and code; the one that the run was started with if absent.")
 ]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Run id or the beginning of one.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def _place(storage: str, tracking_uri: str | None) -> tuple[Store, Tracking]:
@@ -57,8 +54,8 @@ def lineage(
 
 
 def diff(
-    left: Run,
-    right: Run,
+    left: RunId,
+    right: RunId,
     storage: Storage = ".raymlops",
     tracking_uri: TrackingUri = None,
     everything: Annotated[bool, typer.Option("--all", help="Also what is the same.")] = False,
@@ -75,7 +72,7 @@ def diff(
 
 
 def reproduce(
-    run: Run,
+    run: RunId,
     storage: Storage = ".raymlops",
     tracking_uri: TrackingUri = None,
     base: Base = None,

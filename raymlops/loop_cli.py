@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from raymlops.options import AsJson, ConfigFile, Overrides, load
+
 if TYPE_CHECKING:
     from raymlops.config.tree import Config
     from raymlops.store import Store
@@ -26,10 +28,6 @@ class _Loop(TyperGroup):
 app = typer.Typer(
     cls=_Loop, help="Watch a model in production and retrain it when there is a cause.", no_args_is_help=True
 )
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, a.b.c=value.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; the last line is one object.")]
 
 
 @app.callback()
@@ -120,11 +118,7 @@ def _print(found: Any, entries: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def _load(path: Path, overrides: list[str] | None) -> tuple[Config, Path, Store]:
-    from raymlops.config import load_config
-    from raymlops.imports import add_user_directory
     from raymlops.store import Store
 
-    config = load_config(path, overrides or [])
-    base = path.resolve().parent
-    add_user_directory(base)
+    config, base = load(path, overrides)
     return config, base, Store.at(config.storage)

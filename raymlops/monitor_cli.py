@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raymlops.errors import ConfigError, RaymlopsError
-from raymlops.labels_cli import AsJson, ConfigFile, Overrides, load
+from raymlops.options import AsJson, ConfigFile, Overrides, load
 
 if TYPE_CHECKING:
     from raymlops.monitoring.report import ReportData

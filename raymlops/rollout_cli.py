@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raymlops.errors import ConfigError
+from raymlops.options import AsJson
 
 if TYPE_CHECKING:
     from raymlops.rollout.client import RolloutClient
@@ -21,7 +22,6 @@ Address = Annotated[
     str | None,
     typer.Option(help="Address of the Ray cluster; RAY_ADDRESS when absent, else the one on this machine."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Storage = Annotated[
     str | None, typer.Option(help="Read the ledger below this path or URI instead of asking a cluster.")
 ]
@@ -208,7 +208,7 @@ def plan(
     metrics: Annotated[int, typer.Option(help="Metrics that share the error.")] = 1,
     candidates: Annotated[int, typer.Option(help="Candidates that are compared at once.")] = 1,
     power: Annotated[float, typer.Option(help="Chance of a decision within the deadline that is wanted.")] = 0.8,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Expected time to a decision, and whether one can be expected at all (exit code 3 if not)."""
     from raymlops.rollout.plan import PlanInput, make_plan

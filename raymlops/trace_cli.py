@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raymlops.errors import ConfigError
+from raymlops.options import AsJson, Overrides, load
 
 if TYPE_CHECKING:
     from raymlops.registry.backend import Tracking
@@ -19,8 +20,6 @@ ConfigFile = Annotated[Path | None, typer.Argument(metavar="CONFIG", help="Confi
 Name = Annotated[str | None, typer.Option(help="Name of the endpoint, instead of a configuration.")]
 Storage = Annotated[str, typer.Option(help="With --name: a path or URI.")]
 TrackingUri = Annotated[str | None, typer.Option(help="With --name: MLflow tracking URI; the storage's own if absent.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, a.b.c=value.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def trace(
@@ -90,7 +89,6 @@ def _place(
     config: Path | None, name: str | None, storage: str, tracking_uri: str | None, overrides: list[str] | None
 ) -> tuple[str, Store, Tracking, Any]:
     """Endpoint, store, registry, and the configuration's `serving:` if there is one."""
-    from raymlops.labels_cli import load
     from raymlops.registry.backend import tracking
     from raymlops.store import Store
 
