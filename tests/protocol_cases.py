@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pytest
 
 from raymlops.config.serving import AssignmentKey, Limits, Tokens
 from raymlops.serving.protocol import (
@@ -23,6 +24,7 @@ from raymlops.serving.protocol import (
     match,
     parse,
     parse_feedback,
+    parse_infer,
     plain_headers,
 )
 
@@ -155,3 +157,20 @@ def post(server: Server, path: str, content: Any, headers: dict[str, str] | None
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     status, reply, _ = server.respond("POST", path, {**JSON, **(headers or {})}, body)
     return status, json.loads(reply)
+
+
+def parsed(content: Any, by: Rules | None = None, **headers: str) -> Any:
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return parse_infer(body, headers, by or rules())
+
+
+def refusal(content: Any, by: Rules | None = None, **headers: str) -> ProtocolError:
+    with pytest.raises(ProtocolError) as caught:
+        parsed(content, by, **headers)
+    return caught.value
+
+
+def one(data: Any, datatype: str = "FP64", shape: Any = None, **more: Any) -> dict[str, Any]:
+    """A request with the one column `x`."""
+    shape = [len(data)] if shape is None else shape
+    return {"inputs": [{"name": "x", "shape": shape, "datatype": datatype, "data": data, **more}]}

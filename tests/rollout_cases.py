@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from raymlops.chain import Entry
@@ -376,3 +377,12 @@ class CrashingLedger(Ledger):
 
 def run(scenario: Any) -> Any:
     return asyncio.run(scenario)
+
+
+def with_settings(tmp_path: Path, **rollout: Any) -> FakeWorld:
+    return FakeWorld(Store(str(tmp_path)), settings(**rollout))
+
+
+async def started(world: FakeWorld, *versions: int, **options: Any) -> None:
+    await world.tick()
+    await world.begin(*(versions or (2,)), **options)

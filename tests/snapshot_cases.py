@@ -71,3 +71,9 @@ def replaced(table: pa.Table, name: str, values: Any, kind: pa.DataType | None =
     if name not in table.column_names:
         return table.append_column(name, column)
     return table.set_column(table.column_names.index(name), name, column)
+
+
+def with_cell(table: pa.Table, name: str, row: int, value: Any) -> pa.Table:
+    values = table.column(name).to_pylist()
+    values[row] = value
+    return replaced(table, name, values, table.schema.field(name).type)

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import ray
+from lab import Lab
+from snapshot_cases import trips
 
 from raymlops.config import Config
 from raymlops.config.loading import parse_config
@@ -108,3 +110,11 @@ def prepared(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Pre
     store = Store(str(base / "storage"))
     built = build_snapshot(configured({}), base, store, "setup", datetime.now(UTC), {})
     return Prepared(base, store, built.snapshot)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, ray_session: None) -> Lab:
+    """Five days of trips in a directory of their own."""
+    lab = Lab(tmp_path)
+    lab.parquet(trips())
+    return lab

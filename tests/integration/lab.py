@@ -10,11 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from snapshot_cases import config
 
 from raymlops.data.build import build_snapshot
 from raymlops.data.snapshot import BuiltSnapshot, Snapshot
 from raymlops.data.split import PARTS
+from raymlops.errors import DataError
 from raymlops.imports import resolve, user_functions
 from raymlops.store import Store
 
@@ -59,3 +61,18 @@ def encoded(snapshot: Snapshot) -> dict[str, dict[str, bytes]]:
         loaded = [snapshot.load_shard(shard) for shard in snapshot.shards(part)]
         out[part] = {name: b"".join(arrays[name].tobytes() for arrays in loaded) for name in loaded[0]}
     return out
+
+
+def contract_file(lab: Lab) -> Path:
+    return lab.base / "storage" / "contracts" / "trips.yaml"
+
+
+def refused(lab: Lab, error: type[Exception] = DataError, **changes: Any) -> str:
+    """The whole message of a build that fails, after a look that nothing is left of it."""
+    before = lab.left_behind()
+    with pytest.raises(error) as caught:
+        lab.build(**changes)
+    assert lab.left_behind() == before
+    message = str(caught.value)
+    assert "Traceback" not in message and "ray::" not in message and "DataContext" not in message
+    return message
