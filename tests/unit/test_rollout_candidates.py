@@ -13,8 +13,8 @@ from ray.exceptions import RayTaskError
 from raymlops.errors import IntegrityError
 from raymlops.rollout import candidates
 from raymlops.rollout.candidates import CRASHES, DOWN_SECONDS, Deployer, _App, living
-from raymlops.rollout_cli import app
 from raymlops.serving.document import ModelRef
+
 
 # -- candidates' applications ------------------------------------------------------------------------------------------
 def test_replicas_that_serve_is_finding_again_did_not_die() -> None:

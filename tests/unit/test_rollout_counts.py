@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from rollout_cases import settings
 
 from raymlops.config.rollout import RolloutConfig
-from raymlops.rollout import candidates
 from raymlops.rollout import settings as mapping
 from raymlops.rollout.evidence import LatencyMetric, MeanMetric, RateMetric
 from raymlops.rollout.presence import Presence
