@@ -187,7 +187,8 @@ def overhead(storage: str) -> dict[str, Any]:
     """Seconds of one job in this process, and of them those in the journal: facts, hashes, plans, records, lock."""
     from raymlops.config import load_config
     from raymlops.imports import add_user_directory
-    from raymlops.retraining import lock, pipeline
+    from raymlops import lock
+    from raymlops.retraining import pipeline
     from raymlops.retraining.desk import Desk
     from raymlops.retraining.job import Job
     from raymlops.retraining.records import Records

@@ -39,7 +39,8 @@ class Entry:
     """SHA-256 of the bytes of the entry before."""
 
     def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        plain = json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return plain.encode("utf-8", "backslashreplace")  # half a surrogate pair becomes JSON's escape of it
 
     @property
     def sha256(self) -> str:

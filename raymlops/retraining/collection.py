@@ -10,10 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from raymlops.errors import IntegrityError
+from raymlops.lock import held
 from raymlops.registry.backend import Tracking, reported
 from raymlops.registry.catalog import find_jobs
 from raymlops.registry.names import CHECKPOINT_TAG, NAME_TAG
-from raymlops.retraining.lock import held
 from raymlops.retraining.records import Records
 from raymlops.retraining.retention import Held, Item, Keep, KnownRun, Need, Plan, plan
 from raymlops.store import Store
@@ -143,7 +144,7 @@ def _needs(store: Store, tracking: Tracking) -> Iterator[Need]:
     for package in store.list("packages"):
         path = f"packages/{package}/manifest.json"
         if store.exists(path):
-            facts = json.loads(store.read(path)).get("facts", {})
+            facts = _said(store, path, "facts")
             yield Need(f"the staged package {package[:12]}", facts.get("run_id"), facts.get("snapshot"))
 
 
@@ -167,13 +168,21 @@ def _snapshot_items(store: Store, digest: str) -> Iterator[Item]:
     children = store.list(path)
     writer = None
     if "manifest.json" in children:
-        writer = json.loads(store.read(f"{path}/manifest.json"))["directory"]
+        writer = str(_said(store, f"{path}/manifest.json", "directory"))
         size, modified = store.usage(f"{path}/{writer}")
         size += store.usage(f"{path}/manifest.json")[0]
         yield Item(path, "snapshot", size, modified, _run_id(writer), digest, f"{path}/{writer}")
     for child in children:  # of a run that was killed, or that another one was faster than
         if child not in ("manifest.json", writer):
             yield _item(store, f"{path}/{child}", "leftover", _run_id(child))
+
+
+def _said(store: Store, path: str, key: str) -> Any:
+    """What a manifest says. Raises IntegrityError when it does not: nobody can tell then what is needed."""
+    try:
+        return json.loads(store.read(path))[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{store.location(path)}: is no manifest ({type(error).__name__}: {error})") from error
 
 
 def _run_id(name: str) -> str | None:

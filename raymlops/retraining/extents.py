@@ -39,13 +39,16 @@ def of_source(config: Config, base: Path) -> Extent:
 
 
 def _parquet_rows(uris: list[str]) -> int:
-    """From the files' footers."""
-    from pyarrow import parquet
+    """From the files' footers. Raises DataError naming one that cannot be read, as while it is being written."""
+    from pyarrow import ArrowInvalid, parquet
 
     total = 0
     for uri in uris:
-        filesystem, path = filesystem_of(uri)
-        total += parquet.read_metadata(path, filesystem=filesystem).num_rows
+        try:
+            filesystem, path = filesystem_of(uri)
+            total += parquet.read_metadata(path, filesystem=filesystem).num_rows
+        except (OSError, ArrowInvalid) as error:
+            raise DataError(f"data.source: {uri} is not a readable parquet file: {error}") from error
     return total
 
 

@@ -177,7 +177,10 @@ class Journal:
         path = f"{self.chain.root}/looks.json"
         if not self.chain.store.exists(path):
             return None
-        found: dict[str, Any] = json.loads(self.chain.store.read(path))
+        try:
+            found: dict[str, Any] = json.loads(self.chain.store.read(path))
+        except ValueError:  # half of it is what a power cut leaves; it only counts
+            return None
         return found if found["n"] == self.state.n else None
 
     def repeat(self, now: float) -> None:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from raymlops.chain import Deposed
 from raymlops.config.tree import Config
 from raymlops.data.checks import ContractViolated
-from raymlops.errors import ConfigError, DataError, IntegrityError
+from raymlops.errors import ConfigError, DataError, IntegrityError, RaymlopsError
+from raymlops.lock import Held
 from raymlops.monitoring.signals import Observation
+from raymlops.owner import alive, beating, same, this_process
 from raymlops.retraining.journal import Journal, Outcome, Retraining, State
-from raymlops.retraining.owner import alive, beating, same, this_process
 from raymlops.retraining.policy_types import Action, Decision, Facts, Order
 from raymlops.retraining.recipe import Recipe
 from raymlops.retraining.triggers import decide
@@ -206,6 +207,8 @@ class Loop:
             trained = self.effects.train(current, now, self._fence)
         except Deposed:
             raise
+        except Held as error:  # a process that died on another machine a moment ago, as far as is known: no attempt
+            self.waiting = str(error)
         except ContractViolated as error:
             self._end("blocked", str(error), now)
         except (ConfigError, DataError, IntegrityError) as error:  # the same would come of it again
@@ -226,7 +229,12 @@ class Loop:
         if current.delivering is None:
             self.journal.append("delivering", self.effects.intent(current), now.timestamp())
         assert current.delivering_at is not None
-        found = self.effects.deliver(current, now)
+        try:
+            found = self.effects.deliver(current, now)
+        except IntegrityError:
+            raise
+        except RaymlopsError as error:  # asked again, but not for ever
+            found = Delivery(None, str(error))
         if found.outcome is not None:
             self._end(found.outcome, found.reason, now)
         elif now.timestamp() > current.delivering_at + self.config.rollout.deadline_seconds:

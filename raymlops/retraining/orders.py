@@ -27,7 +27,7 @@ def place(store: Store, model: str, reason: str, by: str, force: bool = False, n
         raise ConfigError("--reason: found none; say why, it is written to the ledger")
     now = time.time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-    order = Order(name or f"{stamp}-{secrets.token_hex(3)}", now, by, reason.strip(), force)
+    order = Order(name or f"{stamp}-{secrets.token_hex(3)}", now, _text(by), _text(reason.strip()), force)
     store.write(f"{_inbox(model)}/{order.id}.json", json.dumps(asdict(order)).encode())
     return order
 
@@ -41,8 +41,8 @@ def pending(store: Store, name: str) -> tuple[Order, ...]:
             continue
         try:
             raw = json.loads(store.read(f"{_inbox(name)}/{file}"))
-            order = Order(match[1], float(raw["at"]), str(raw["by"]), str(raw["reason"]), raw.get("force") is True)
-            found.append(order)
+            by, reason = _text(str(raw["by"])), _text(str(raw["reason"]))
+            found.append(Order(match[1], float(raw["at"]), by, reason, raw.get("force") is True))
         except (ValueError, KeyError, TypeError) as error:
             log.warning("%s/%s: not an order (%s: %s)", _inbox(name), file, type(error).__name__, error)
     return tuple(sorted(found, key=lambda order: (order.at, order.id)))
@@ -50,6 +50,11 @@ def pending(store: Store, name: str) -> tuple[Order, ...]:
 
 def remove(store: Store, name: str, order: str) -> None:
     store.delete_file(f"{_inbox(name)}/{order}.json")
+
+
+def _text(given: str) -> str:
+    """JSON can spell half a surrogate pair, which no terminal prints."""
+    return given.encode("utf-8", "replace").decode()
 
 
 def _inbox(name: str) -> str:

@@ -16,9 +16,9 @@ from raymlops.cluster import check_shared_storage, connected
 from raymlops.config import Config
 from raymlops.errors import ConfigError, DataError, RaymlopsError, Refused
 from raymlops.imports import resolve, ship_by_value, user_functions
+from raymlops.lock import Claim, Held, hold
 from raymlops.retraining.desk import Desk, Origin
 from raymlops.retraining.inputs import ON_RAY, StepName, inputs_of
-from raymlops.retraining.lock import Claim, Held, hold
 from raymlops.retraining.plan import JobRecord, Planned, goes_on_with
 from raymlops.retraining.result import RunResult
 from raymlops.retraining.steps import Steps

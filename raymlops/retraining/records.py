@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from raymlops.data.snapshot import directory
 from raymlops.errors import IntegrityError
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from raymlops.registry.versions import VersionRef
 
 
+T = TypeVar("T", Record, JobRecord)
+
+
 class Records:
     """The records of one model. Every method does I/O and raises StoreError when the store cannot be reached."""
 
@@ -35,12 +38,10 @@ class Records:
         self.store, self.root = store, f"runs/{name}"
 
     def find(self, step: StepName, key: str) -> Record | None:
-        found = self._read(f"{self.root}/steps/{step}/{key}.json")
-        return None if found is None else Record(**found)
+        return self._read(f"{self.root}/steps/{step}/{key}.json", Record)
 
     def latest(self, step: StepName) -> Record | None:
-        found = self._read(f"{self.root}/steps/{step}/latest.json")
-        return None if found is None else Record(**found)
+        return self._read(f"{self.root}/steps/{step}/latest.json", Record)
 
     def done(self, step: StepName, inputs: Inputs, output: dict[str, Any], run: str, seconds: float) -> Record:
         """Record a step, whose output must be complete and stored by now."""
@@ -51,8 +52,7 @@ class Records:
         return record
 
     def job(self, key: str) -> JobRecord | None:
-        found = self._read(f"{self.root}/jobs/{key}.json")
-        return None if found is None else JobRecord(**found)
+        return self._read(f"{self.root}/jobs/{key}.json", JobRecord)
 
     def write_job(self, job: JobRecord) -> None:
         self.store.write(f"{self.root}/jobs/{job.key}.json", json.dumps(asdict(job), default=str).encode())
@@ -66,14 +66,13 @@ class Records:
     def lock_root(self, key: str) -> str:
         return f"{self.root}/jobs/{key}"
 
-    def _read(self, path: str) -> dict[str, Any] | None:
+    def _read(self, path: str, kind: Callable[..., T]) -> T | None:
         if not self.store.exists(path):
             return None
         try:
-            found: dict[str, Any] = json.loads(self.store.read(path))
-        except ValueError as error:
+            return kind(**json.loads(self.store.read(path)))
+        except (ValueError, TypeError) as error:
             raise IntegrityError(f"{self.store.location(path)}: is not a record ({error}); remove it") from error
-        return found
 
 
 class Evidence:

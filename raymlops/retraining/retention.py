@@ -177,6 +177,8 @@ class _Judge:
     def _of_run(self, item: Item) -> str | None:
         if item.run is None:
             return "it does not say which run wrote it"
+        if item.run in self.whole_runs and item.kind == "run":  # also of one that MLflow has forgotten
+            return self.whole_runs[item.run]
         run = self.runs.get(item.run)
         if run is None:
             if self.name is not None:
@@ -186,8 +188,6 @@ class _Judge:
             return "it belongs to another model"
         if run.name in self.busy:
             return f"a job of {run.name} is under way"
-        if item.run in self.whole_runs and item.kind == "run":
-            return self.whole_runs[item.run]
         return self.kept_runs.get(item.run)
 
     def _snapshot(self, item: Item) -> str | None:

@@ -28,7 +28,7 @@ FOLLOW_SECONDS = 5.0
 
 
 def loop_command(config: Config, base: Path, once: bool, as_json: bool) -> int:
-    """Rounds until Ctrl-C or SIGTERM, or one; returns the exit code: 3 if that one blocked or refused a retraining."""
+    """Rounds until Ctrl-C or SIGTERM, or one; returns the exit code, of the one `exit_code`."""
     join_local_endpoint(config)
     from raymlops.cluster import check_shared_storage, connected
     from raymlops.imports import ship_by_value
@@ -58,12 +58,17 @@ def loop_command(config: Config, base: Path, once: bool, as_json: bool) -> int:
                 print(f"{_stamp()} trouble: {error}", file=sys.stderr, flush=True)
                 found = None
             if once:
-                ended = found.retraining.phase if found is not None and found.retraining is not None else None
-                return 3 if ended in ("blocked", "refused") else 0
-            moving = found is not None and found.retraining is not None and found.retraining.ended is None
+                return exit_code(found)
+            moving = found is not None and found.retraining is not None and found.retraining.phase == "delivering"
             every = config.retraining.every.total_seconds()
             if told.wait(min(every, FOLLOW_SECONDS) if moving else every):
                 return 0
+
+
+def exit_code(found: Round | None) -> int:
+    """Of a round: 3 if it blocked or refused a retraining, 1 if it gave one up after all attempts."""
+    ended = found.retraining.phase if found is not None and found.retraining is not None else None
+    return {"blocked": 3, "refused": 3, "failed": 1}.get(ended or "", 0)
 
 
 def join_local_endpoint(config: Config) -> None:

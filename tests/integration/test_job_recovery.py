@@ -15,10 +15,10 @@ from conftest import frame
 from job_world import HERE, POINTS, job
 
 from raymlops.config.tree import Config
+from raymlops.lock import Held, hold
 from raymlops.registry.backend import tracking
 from raymlops.registry.catalog import list_models, list_runs
 from raymlops.retraining.desk import Desk, Origin
-from raymlops.retraining.lock import Held, hold
 from raymlops.retraining.pipeline import plan_job, run_job
 from raymlops.retraining.records import Records
 from raymlops.retraining.watch import Silent

@@ -127,6 +127,13 @@ def test_what_is_no_amount_is_refused(text: str) -> None:
         Keep.parse([text])
 
 
+def test_a_version_needs_all_of_a_run_that_mlflow_has_forgotten() -> None:
+    known = run(0)
+    need = Need("models:/small/1", known.run_id, known.snapshot)
+    made = plan(Held((*items_of(known), *snapshots([known])), (), (need,)), Keep(), NOW, unknown=True)
+    assert removed(made) == {f"quarantine/{known.run_id}"}
+
+
 def test_amounts() -> None:
     assert Keep.parse(["3", "2d", "12h", "1"]) == Keep(3, 2 * 86_400)
     assert Keep.parse(["1w"]).younger == 7 * 86_400

@@ -15,12 +15,14 @@ from snapshot_cases import config
 from raymlops.chain import Chain, Deposed, Entry
 from raymlops.data.checks import ContractViolated, Violation
 from raymlops.errors import IntegrityError, RaymlopsError
+from raymlops.lock import Held
 from raymlops.monitoring.signals import Observation, Signal
 from raymlops.retraining import orders
 from raymlops.retraining.journal import Journal, Retraining
 from raymlops.retraining.loop import Delivery, Extent, Loop, Round, Trained
 from raymlops.retraining.policy_types import Action, Order
 from raymlops.retraining.recipe import Recipe
+from raymlops.retraining.runner import exit_code
 from raymlops.store import Store
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -292,12 +294,44 @@ def test_a_rollout_that_never_begins_expires(world: World) -> None:
     assert late[0].retraining is not None and late[0].retraining.phase == "expired"
 
 
+def test_a_delivery_that_cannot_be_asked_for_ends_as_well(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: Any) -> Delivery:
+        raise RaymlopsError("version 2 does not exist")
+
+    monkeypatch.setattr(world, "deliver", gone)
+    world.alarms = [alarm()]
+    assert "version 2 does not exist" in rounds(world, 2)[1].decision.reason
+    [late] = rounds(world, 1, start=NOW + timedelta(days=3))
+    assert late.retraining is not None and late.retraining.phase == "expired"
+
+
+def test_a_job_that_somebody_still_holds_costs_no_attempt(world: World) -> None:
+    world.alarms, world.trouble = [alarm()], [Held("process 7 on elsewhere is working on it")] * 9
+    found = rounds(world, 9)
+    assert "process 7 on elsewhere is working on it" in found[8].decision.reason
+    rounds(world, 2)
+    assert world.champions == ["1", "2"]
+
+
+def test_a_single_round_says_how_a_retraining_ended(world: World) -> None:
+    world.alarms, world.trouble = [alarm()], [RuntimeError("no")] * 3
+    made = loop(world)
+    assert [exit_code(made.round(NOW + n * MINUTE)) for n in range(3)] == [0, 0, 1]
+    world.alarms, world.refuses = [alarm(since="2026-03-20")], True
+    assert exit_code(rounds(world, 1, start=NOW + timedelta(days=9))[0]) == 3
+
+
 def test_an_order_is_answered_and_removed(world: World) -> None:
     placed = orders.place(world.store, "trips", " new labels ", "me")
     world.store.write("retraining/trips/inbox/broken.json", b"{}")
     [first, _] = rounds(world, 2)
     assert first.decision.reason == "order: new labels (by me)" and first.decision.covers == (f"order-{placed.id}",)
     assert world.store.list("retraining/trips/inbox") == ["broken.json"]
+    half = json.dumps({"at": 2, "by": "ci", "reason": "half of a smiley: \ud83d"}).encode()
+    world.store.write("retraining/trips/inbox/half.json", half)
+    assert orders.place(world.store, "trips", "\ud83d", "me").reason == "?"
+    loop(world, cooldown=0, max_per_week=9).round(NOW + timedelta(days=1))
+    assert kinds(world)[-1] == "ended" and world.store.list("retraining/trips/inbox") == ["broken.json"]
     world.store.write("retraining/trips/inbox/ci-17.json", json.dumps({"at": 1, "by": "ci", "reason": "x"}).encode())
     assert [order.id for order in orders.pending(world.store, "trips")] == ["ci-17"]
 

@@ -38,9 +38,10 @@ def test_a_step_is_found_by_its_inputs_and_the_last_one_without(records: Records
     second = records.done("search", {"config": {"seed": 2}}, {"trials": []}, "r2", 2.0)
     assert records.find("search", first.key) == first and records.find("search", second.key) == second
     assert records.latest("search") == second and records.find("search", "0") is None and records.latest("gate") is None
-    records.store.write(f"runs/trips/steps/search/{first.key}.json", b"{half")
-    with pytest.raises(IntegrityError, match=f"{first.key}.json: is not a record"):
-        records.find("search", first.key)
+    for damaged in (b"{half", b"[]", b"{}"):
+        records.store.write(f"runs/trips/steps/search/{first.key}.json", damaged)
+        with pytest.raises(IntegrityError, match=f"{first.key}.json: is not a record"):
+            records.find("search", first.key)
 
 
 def test_the_jobs_of_a_model_are_listed_with_how_far_they_came(records: Records) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from raymlops.retraining.lock import Held, hold
-from raymlops.retraining.owner import this_process
+from raymlops.lock import Held, hold
+from raymlops.owner import this_process
 from raymlops.store import Store
 
 ROOT = "runs/m/jobs/k"
@@ -32,7 +32,7 @@ def claimed(store: Store, number: int, **owner: Any) -> None:
 
 def test_a_second_process_is_told_who_holds_it_and_gets_it_afterwards(store: Store) -> None:
     code = (
-        "import sys\nfrom raymlops.retraining.lock import hold\nfrom raymlops.store import Store\n"
+        "import sys\nfrom raymlops.lock import hold\nfrom raymlops.store import Store\n"
         f"with hold(Store(sys.argv[1]), {ROOT!r}, 'm'):\n    print('mine', flush=True)\n    sys.stdin.readline()\n"
     )
     with subprocess.Popen(
@@ -57,6 +57,22 @@ def test_a_killed_process_is_taken_over_at_once(store: Store) -> None:
         assert claim.number == 4
 
 
+def test_a_killed_process_that_nobody_has_buried_is_dead(store: Store) -> None:
+    code = (
+        "import json, sys\nfrom raymlops.owner import this_process\n"
+        "print(json.dumps(this_process()), flush=True)\nsys.stdin.readline()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        claimed(store, 1, **json.loads(other.stdout.readline()))
+        with pytest.raises(Held), hold(store, ROOT, "m"):
+            pass
+        other.kill()
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+        with hold(store, ROOT, "m") as claim:
+            assert claim.number == 2
+
+
 def test_a_process_on_another_machine_is_waited_for_until_it_is_silent(store: Store) -> None:
     claimed(store, 1, host="elsewhere", wall=time.time() - 30)
     with pytest.raises(Held, match="on elsewhere"), hold(store, ROOT, "m"):
@@ -73,6 +89,17 @@ def test_who_was_taken_over_stops(store: Store) -> None:
             claim.check()
     with pytest.raises(Held, match="elsewhere"), hold(store, ROOT, "m"):
         pass  # the end of the one before did not give back what is not its own
+
+
+def test_what_a_power_cut_leaves_of_a_claim_stops_nobody(store: Store) -> None:
+    store.write(f"{ROOT}/claims/00000003.json", b"")
+    store.write(f"{ROOT}/beat.json", b"{")
+    with hold(store, ROOT, "m") as claim:
+        assert claim.number == 4
+    claimed(store, 5, host="elsewhere", wall=time.time() - 30)
+    store.write(f"{ROOT}/beat.json", b"{")
+    with pytest.raises(Held, match="on elsewhere"), hold(store, ROOT, "m"):
+        pass
 
 
 def test_old_claims_do_not_pile_up(store: Store) -> None:

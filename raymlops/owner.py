@@ -1,7 +1,7 @@
-"""Which process carries a retraining out, and whether it still lives.
+"""Which process does a piece of work, and whether it still lives.
 
-The ledger decides who may write. This only keeps a second process from taking over while the first one trains: on the
-same machine the process is looked up, on another one its last sign of life, written every few seconds, must be old.
+It keeps a second process from taking over while the first one works: on the same machine the process is looked up, on
+another one its last sign of life, written every few seconds, must be old.
 """
 
 from __future__ import annotations
@@ -39,16 +39,20 @@ def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def alive(store: Store, root: str, owner: Mapping[str, Any]) -> bool:
-    """Whether the process that took the retraining over still works on it, as far as can be known from here."""
+    """Whether the process that took the work over still does it, as far as can be known from here."""
     if owner["host"] == socket.gethostname():
         try:
-            return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1.0)
+            process = psutil.Process(owner["pid"])
+            # A killed process whose parent does not ask what became of it stays in the table for ever.
+            dead = process.status() == psutil.STATUS_ZOMBIE
+            return not dead and bool(abs(process.create_time() - owner["started"]) < 1.0)
         except psutil.Error:
             return False
     last = float(owner["wall"])
     if store.exists(f"{root}/beat.json"):
-        beat = json.loads(store.read(f"{root}/beat.json"))
-        last = max(last, float(beat["wall"])) if same(beat, owner) else last
+        with suppress(ValueError):  # half of it is what a power cut leaves
+            beat = json.loads(store.read(f"{root}/beat.json"))
+            last = max(last, float(beat["wall"])) if same(beat, owner) else last
     return time.time() - last < SILENCE_SECONDS
 
 
