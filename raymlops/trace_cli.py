@@ -37,7 +37,9 @@ def trace(
     endpoint, store, tracking, _ = _place(config, name, storage, tracking_uri, set_)
     found = follow(store, tracking, endpoint, prediction_id)
     if as_json:
-        typer.echo(json.dumps(found, default=str))
+        from raymlops.registry.values import finite
+
+        typer.echo(json.dumps(finite(found), default=str))
         return
     for section, content in found.items():
         if section == "notes":
@@ -45,7 +47,8 @@ def trace(
         typer.echo(section)
         for line in content if isinstance(content, list) else [content]:
             if line is None:
-                typer.echo("  unknown" if section != "label" else "  none joined")
+                none = section == "label" and found["version"] is not None
+                typer.echo("  none joined" if none else "  unknown")
                 continue
             for key, value in line.items():
                 shown = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)

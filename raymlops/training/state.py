@@ -125,21 +125,23 @@ def remove_states(store: Store, path: str) -> None:
 
 def newest_state(store: Store, path: str, identity: str) -> Resumed | None:
     """The newest state that can be used, None when there is none. What cannot be used is logged with the reason and
-    removed, so that it does not count among those that are kept."""
+    removed, so that it does not count among those that are kept; what only cannot be read now stays."""
     for number in reversed(numbers(store, path)):
         try:
             return load_state(store, path, number, identity)
         except RaymlopsError as error:
             log.warning("training state %s/%s/%08d is not used: %s", path, DIRECTORY, number, error)
-            remove_state(store, path, number)
+            if isinstance(error, IntegrityError):
+                remove_state(store, path, number)
     return None
 
 
 def load_state(store: Store, path: str, number: int, identity: str) -> Resumed:
     """Raises IntegrityError or StoreError saying why it cannot be used."""
     directory = f"{path}/{DIRECTORY}/{number:08d}"
-    if not store.exists(f"{directory}/{STATE}"):
-        raise IntegrityError(f"{STATE} is missing, its writing was not finished")
+    for name in (STATE, TENSORS):
+        if not store.exists(f"{directory}/{name}"):
+            raise IntegrityError(f"{name} is missing, its writing was not finished")
     try:
         vouching = json.loads(store.read(f"{directory}/{STATE}"))
         facts = vouching["facts"]

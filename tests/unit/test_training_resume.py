@@ -21,7 +21,7 @@ from torch import nn
 from raymlops.config.loading import parse_config
 from raymlops.config.tree import Config
 from raymlops.features.state import ArraySpec
-from raymlops.store import Store
+from raymlops.store import Store, StoreError
 from raymlops.training.batches import Batch, InMemory, Streamed
 from raymlops.training.checkpoint import load_checkpoint
 from raymlops.training.loop import Target
@@ -239,7 +239,7 @@ def garble(state: Path) -> None:
     [
         (truncate, "tensors.safetensors is damaged: hash"),
         (flip, "tensors.safetensors is damaged: hash"),
-        (lose(TENSORS), "cannot read"),
+        (lose(TENSORS), "tensors.safetensors is missing, its writing was not finished"),
         (lose(STATE), "state.json is missing, its writing was not finished"),
         (edit, "state.json is damaged: its hash"),
         (garble, "state.json is damaged: Expecting"),
@@ -258,6 +258,24 @@ def test_of_a_poisoned_state_the_one_before_is_used(
     assert f"{newest.name} is not used: " in caplog.text
     assert reason in caplog.text
     assert f"goes on in epoch 3 after {int(before.name) - 2 * (STEPS + 1)} steps" in caplog.text
+
+
+def test_a_state_that_the_store_does_not_give_now_is_not_thrown_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path, configured({}))
+    training.start(lives=batches(2, 5))
+    newest, real = training.states()[-1], Store.read
+
+    def read(store: Store, path: str) -> bytes:
+        if path.endswith(f"{newest.name}/{TENSORS}"):
+            raise StoreError("timed out")
+        return real(store, path)
+
+    monkeypatch.setattr(Store, "read", read)
+    training.start(lives=0)
+    assert f"{newest.name} is not used: timed out" in caplog.text
+    assert training.states()[-1] == newest
 
 
 def test_when_all_is_poisoned_it_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
