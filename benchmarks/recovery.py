@@ -185,9 +185,9 @@ def _recorded(storage: Path) -> tuple[int, int]:
 
 def overhead(storage: str) -> dict[str, Any]:
     """Seconds of one job in this process, and of them those in the journal: facts, hashes, plans, records, lock."""
+    from raymlops import lock
     from raymlops.config import load_config
     from raymlops.imports import add_user_directory
-    from raymlops import lock
     from raymlops.retraining import pipeline
     from raymlops.retraining.desk import Desk
     from raymlops.retraining.job import Job
