@@ -41,7 +41,7 @@ def join(config: ConfigFile, set_: Overrides = None, as_json: AsJson = False) ->
 @app.command()
 def status(
     config: ConfigFile,
-    days: Annotated[int, typer.Option(min=1, help="Of predictions made in so many days up to now.")] = 14,
+    days: Annotated[int, typer.Option(min=1, max=36_500, help="Of predictions made in so many days up to now.")] = 14,
     set_: Overrides = None,
     as_json: AsJson = False,
 ) -> None:

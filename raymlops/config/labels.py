@@ -30,7 +30,8 @@ class LabelSource(Node):
     label: str | None = None
     """Column with the outcome; the column named by `data.target` when absent."""
     received: str | None = None
-    """Column that grows as rows are added (a time). Then only rows after the last join are taken."""
+    """Column that grows as rows are added (a time). Then only rows from the newest time of the last join on
+    are taken, and those of files that are new."""
 
     @model_validator(mode="after")
     def _one_way_to_join(self) -> LabelSource:

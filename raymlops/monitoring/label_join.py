@@ -22,12 +22,13 @@ import pyarrow.compute as pc
 from raymlops.config.tree import Config
 from raymlops.errors import StoreError
 from raymlops.features.rows import Rows
+from raymlops.lock import Claim, hold
 from raymlops.monitoring.label_match import FOUND, KNOWN, Settled, distinct, latest, micros, settle
 from raymlops.monitoring.label_sources import Sources
-from raymlops.monitoring.label_state import JoinState, alone, joined_until
+from raymlops.monitoring.label_state import JoinState, joined_until
 from raymlops.monitoring.label_units import entity_names, feedback_labels
 from raymlops.monitoring.label_work import GONE, Search, Spread, Write, here, on_ray
-from raymlops.monitoring.labelled import labelled_files
+from raymlops.monitoring.labelled import labelled_files, labelled_path
 from raymlops.serving.label_reader import read_label_rows
 from raymlops.serving.prediction_reader import prediction_parts, read_part
 from raymlops.store import Store
@@ -42,7 +43,9 @@ MOST_PARTS_HERE = 64
 PARTS_PER_TASK = 16
 ROWS_PER_FILE = 500_000
 _DAY = 86_400_000_000
+_MICROSECOND = timedelta(microseconds=1)
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+_END = datetime.max.replace(tzinfo=UTC)
 _TRIES = 20
 
 
@@ -78,13 +81,13 @@ def join_labels(config: Config, store: Store, *, now: datetime, base: Path = Pat
     """Joins what was received before `now`, an aware time. `base` is the directory of the configuration file.
 
     The log is searched in this process while it is small, else by a Ray Data job; sources under `labels:` are read with
-    Ray Data. Raises DataError for sources that cannot be read, RaymlopsError while another join is at work, StoreError
-    when the store fails; then the next join does what this one did not.
+    Ray Data. Raises DataError for sources that cannot be read, Held while another join is at work, StoreError when the
+    store fails; then the next join does what this one did not. A label that says it was received after `now` waits.
     """
     if now.tzinfo is None:
         raise ValueError("now: expected a time with a time zone")
     endpoint = config.name
-    with alone(store, endpoint), ExitStack() as stack:
+    with hold(store, lock_root(endpoint), f"labels of {endpoint}") as claim, ExitStack() as stack:
         state = JoinState.read(store, endpoint)
         sources = Sources(config, base, now, state.sources)
         waiting = state.waiting(store, endpoint)
@@ -94,9 +97,11 @@ def join_labels(config: Config, store: Store, *, now: datetime, base: Path = Pat
         fed, unreadable = feedback_labels(feedback, fresh_from, config.task)
         tables, refused = sources.read(stack)
         labels = distinct(pa.concat_tables([waiting, fed, *tables]))
-        settled, matched = _join(labels, config, store, base, state.run + 1, now, stack)
-        young = micros(labels.column("received")) > _micros(now - config.labels.wait)
-        unsettled = _unsettled(labels, now)
+        settled, matched = _join(labels, config, store, base, state.run + 1, now, claim, stack)
+        received = micros(labels.column("received"))
+        young = received > _micros(now) - config.labels.wait // _MICROSECOND
+        # A label as of a time far ahead would wait for ever.
+        unsettled = _unsettled(labels, now) & (received > _micros(now - SETTLE))
         kept = ~matched & (young | unsettled)
         fresh = labels.column("fresh").to_numpy()
         report = JoinReport(
@@ -114,16 +119,30 @@ def join_labels(config: Config, store: Store, *, now: datetime, base: Path = Pat
         counted = ("joined", "duplicates", "conflicts", "late", "orphans", "unreadable")
         totals = {name: state.totals.get(name, 0) + getattr(report, name) for name in counted}
         until = max(now, fresh_from)
+        claim.check()
         JoinState(state.run + 1, until, sources.read_now, totals).write(store, endpoint, labels.filter(pa.array(kept)))
     return report
 
 
+def lock_root(endpoint: str) -> str:
+    """Where the claims of joins lie; the underscore hides them from whoever reads the directory as a table."""
+    return f"{labelled_path(endpoint)}/_join"
+
+
 def _join(
-    labels: pa.Table, config: Config, store: Store, base: Path, run: int, now: datetime, stack: ExitStack
+    labels: pa.Table,
+    config: Config,
+    store: Store,
+    base: Path,
+    run: int,
+    now: datetime,
+    claim: Claim,
+    stack: ExitStack,
 ) -> tuple[Settled, np.ndarray]:
     """Finds, decides and writes; and which labels found a prediction."""
     matched = np.zeros(labels.num_rows, np.bool_)
-    number = np.flatnonzero(~_unsettled(labels, now))
+    ahead = micros(labels.column("received")) > _micros(now)
+    number = np.flatnonzero(~_unsettled(labels, now) & ~ahead)
     ripe = labels.take(pa.array(number))
     found = _search(ripe, config, store, now, stack) if ripe.num_rows else FOUND.empty_table()
     matched[number[found.column("number").to_numpy()]] = True
@@ -135,15 +154,16 @@ def _join(
         joined = joined.append_column("received", own.column("received"))
         joined = joined.sort_by([("time", "ascending"), ("prediction_id", "ascending"), ("row", "ascending")])
         spread = _spread(joined.num_rows > ROWS_PER_FILE, config, store, stack)
+        claim.check()
         spread(Write(store, config, _kinds(config, base, store), run), _files(micros(joined.column("time"))), joined)
     return settled, matched
 
 
 def _search(labels: pa.Table, config: Config, store: Store, now: datetime, stack: ExitStack) -> pa.Table:
-    bounds = pc.min_max(labels.column("at"))
+    moments = micros(labels.column("at"))
     # Twice the delay: so that a label which comes too late is told from one that belongs to nothing.
-    since = max(_BEGINNING, bounds["min"].as_py() - 2 * config.labels.max_delay)
-    until = max(now, bounds["max"].as_py()) + timedelta(seconds=1)
+    since = _moment(int(moments.min()) - 2 * (config.labels.max_delay // _MICROSECOND))
+    until = _moment(max(_micros(now), int(moments.max())) + 1_000_000)
     entities = tuple(dict.fromkeys(entity_names(source) for source in config.labels.sources if source.entity))
     for _ in range(_TRIES):
         parts = prediction_parts(store, config.name, since, until)
@@ -205,4 +225,9 @@ def _spread(large: bool, config: Config, store: Store, stack: ExitStack) -> Spre
 
 
 def _micros(moment: datetime) -> int:
-    return (moment - _BEGINNING) // timedelta(microseconds=1)
+    return (moment - _BEGINNING) // _MICROSECOND
+
+
+def _moment(micros: int) -> datetime:
+    """What a label says may lie before 1970 or after the last year that Python knows."""
+    return _BEGINNING + min(max(micros, 0), _micros(_END)) * _MICROSECOND

@@ -52,6 +52,8 @@ def shape(rows: pa.Table, config: Config, kinds: Mapping[str, str]) -> pa.Table:
         columns.setdefault(config.time_column, columns["time"])
     kind = kinds.get(target) or ("number" if config.task == "regression" else "string")
     columns[target] = as_kind(target, rows.column("label"), kind)
+    if config.task == "regression" and kind_of(columns[target].type) == "string":  # 3.5 where 3 and 4 were learnt
+        columns[target] = as_kind(target, columns[target], "number")
     return pa.table(columns)
 
 
@@ -65,9 +67,10 @@ def as_kind(name: str, column: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
             return pa.chunked_array([pa.array(Rows({name: column}, len(column)).times(name), pa.timestamp("us"))])
         if kind == "string":
             return pa.chunked_array([pa.array(Rows({name: column}, len(column)).texts(name), pa.string())])
-        values = [None if value is None else _READ[kind](value) for value in column.to_pylist()]
+        read = _READ[kind]
+        values = [None if value is None or value != value else read(value) for value in column.to_pylist()]
         return pa.chunked_array([pa.array(values, _TYPES[kind])])
-    except (DataError, ValueError, TypeError, KeyError, pa.ArrowInvalid):
+    except (DataError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowInvalid):
         return column
 
 

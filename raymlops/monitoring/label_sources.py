@@ -43,37 +43,38 @@ class Sources:
             digest = hashlib.sha256(source.model_dump_json().encode()).hexdigest()[:16]
             before = self._before.get(digest, {})
             try:
-                rows, seen = self._rows(source, field, before, stack)
+                pieces, seen = self._rows(source, field, before, stack)
             except DataError as error:
                 raise DataError(_of_labels(error, field)) from error
+            until = datetime.fromisoformat(before["received"]) if before.get("received") else None
+            times = [until]
+            for rows, unseen in pieces:
+                if not rows.num_rows:
+                    continue
+                labels, unfit, newest = table_labels(
+                    rows,
+                    source,
+                    field,
+                    target=self._config.data.target,
+                    endpoint=self._config.name,
+                    task=self._config.task,
+                    times=self._config.features.dates,
+                    now=self._now,
+                    after=None if unseen else until,
+                )
+                times.append(newest)
+                tables.append(labels)
+                refused += unfit
+            if source.received is not None and (known := [time for time in times if time is not None]):
+                seen["received"] = max(known).isoformat()
             self.read_now[digest] = seen
-            if rows is None:
-                continue
-            after = datetime.fromisoformat(before["received"]) if before.get("received") else None
-            labels, unfit = table_labels(
-                rows,
-                source,
-                field,
-                target=self._config.data.target,
-                endpoint=self._config.name,
-                task=self._config.task,
-                times=self._config.features.dates,
-                now=self._now,
-                after=after,
-            )
-            if source.received is not None and labels.num_rows:
-                newest = max(labels.column("received").to_pylist())
-                seen["received"] = newest.isoformat()
-            elif after is not None:
-                seen["received"] = before["received"]
-            tables.append(labels)
-            refused += unfit
         return tables or [LABELS.empty_table()], refused
 
     def _rows(
         self, source: LabelSource, field: str, before: dict[str, Any], stack: ExitStack
-    ) -> tuple[pa.Table | None, dict[str, Any]]:
-        """What is there that was not there before, None when nothing is; and what to remember."""
+    ) -> tuple[list[tuple[pa.Table, bool]], dict[str, Any]]:
+        """What is there that was not there before, each table with whether it is of files that no join has seen; and
+        what to remember."""
         columns = source_columns(source, self._config.data.target)
         inner = source.source
         if isinstance(inner, ParquetSource | CsvSource):
@@ -89,12 +90,12 @@ class Sources:
         opened = open_source(data, self._base, functions)
         seen = {"version": opened.description["version"]} if inner.kind == "delta" else {}
         if seen and seen["version"] == before.get("version"):
-            return None, dict(before)
-        return _collected(opened.dataset, columns), seen
+            return [], seen
+        return [(_collected(opened.dataset, columns), False)], seen
 
     def _files(
         self, inner: ParquetSource | CsvSource, columns: list[str], before: dict[str, Any], stack: ExitStack
-    ) -> tuple[pa.Table | None, dict[str, Any]]:
+    ) -> tuple[list[tuple[pa.Table, bool]], dict[str, Any]]:
         from raymlops.data.files import list_files, open_files
 
         paths = [inner.path] if isinstance(inner.path, str) else inner.path
@@ -103,10 +104,13 @@ class Sources:
         known = before.get("files", {})
         new = list({file.uri: file for file in listed if known.get(file.uri) != marks[file.uri]}.values())
         new = [file for file in new if inner.kind == "csv" or _has_rows(file)]
-        if not new:
-            return None, {"files": marks}
-        self._connect(stack)
-        return _collected(open_files(inner, new, columns), columns), {"files": marks}
+        if new:
+            self._connect(stack)
+        pieces = []
+        for unseen in (True, False):
+            if files := [file for file in new if (file.uri not in known) == unseen]:
+                pieces.append((_collected(open_files(inner, files, columns), columns), unseen))
+        return pieces, {"files": marks}
 
     def _connect(self, stack: ExitStack) -> None:
         from raymlops.cluster import connected

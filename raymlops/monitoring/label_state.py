@@ -1,4 +1,4 @@
-"""What a label join remembers between runs, and that only one of them is at work.
+"""What a label join remembers between runs.
 
 `labelled/ENDPOINT/_state.json` is replaced when everything else of a run is written. A run that died before that is
 done again by the next one, which finds the rows that were written already and writes no prediction twice.
@@ -7,27 +7,18 @@ done again by the next one, which finds the rows that were written already and w
 from __future__ import annotations
 
 import json
-import os
-import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymlops.errors import IntegrityError, RaymlopsError
+from raymlops.errors import IntegrityError
 from raymlops.monitoring.label_match import LABELS
 from raymlops.monitoring.labelled import labelled_path
 from raymlops.serving.prediction_writer import encode
 from raymlops.store import Store
-
-STALE_S = 3600.0
-"""Age at which the claim of a join on another machine counts for nothing: it died there."""
 
 
 @dataclass(frozen=True)
@@ -77,46 +68,3 @@ def joined_until(store: Store, endpoint: str) -> datetime | None:
 
 def _waiting_name(run: int) -> str:
     return f"_waiting-{run:06d}.parquet"  # the underscore hides it from whoever reads the directory as a table
-
-
-@contextmanager
-def alone(store: Store, endpoint: str) -> Iterator[None]:
-    """Raises RaymlopsError while another join of this endpoint is at work. The claim of a process that died is taken
-    over: at once on the same machine, else when it is an hour old."""
-    path = f"{labelled_path(endpoint)}/_claim.json"
-    process = psutil.Process()
-    claim = {"host": socket.gethostname(), "pid": process.pid, "began": process.create_time(), "at": time.time()}
-    data = json.dumps(claim).encode()
-    if not store.create(path, data):
-        holder = _holder(store, path)
-        if _alive(holder):
-            where = f"process {holder.get('pid')} on {holder.get('host')}"
-            raise RaymlopsError(f"labels: {where} joins the labels of {endpoint!r} at the moment; try again later")
-        store.delete_file(path)
-        if not store.create(path, data):
-            raise RaymlopsError(f"labels: another process began to join the labels of {endpoint!r} at this moment")
-    try:
-        yield
-    finally:
-        store.delete_file(path)
-
-
-def _holder(store: Store, path: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(store.read(path)))
-    except (RaymlopsError, ValueError):  # it is just being given back, or was never whole
-        return {}
-
-
-def _alive(holder: dict[str, Any]) -> bool:
-    if not holder:
-        return False
-    if holder.get("host") != socket.gethostname():
-        return time.time() - float(holder.get("at", 0.0)) < STALE_S
-    pid = int(holder.get("pid", 0))
-    if pid == os.getpid():
-        return True  # another thread of this process
-    try:
-        return abs(psutil.Process(pid).create_time() - float(holder.get("began", 0.0))) < 1.0
-    except psutil.Error:
-        return False

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from raymlops.config.labels import LabelSource
 from raymlops.errors import DataError
 from raymlops.features.rows import Rows
+from raymlops.features.values import text
 from raymlops.monitoring.label_match import LABELS, TIME
 from raymlops.monitoring.label_shape import INPUT, canonical, readable
 from raymlops.rollout.evidence import unit_hash
@@ -77,11 +78,13 @@ def table_labels(
     times: Collection[str],
     now: datetime,
     after: datetime | None,
-) -> tuple[pa.Table, int]:
-    """Labels from rows of a table, and how many of them do not fit the task or lack their time.
+) -> tuple[pa.Table, int, datetime | None]:
+    """Labels from rows of a table; how many of them do not fit the task or lack their time; and the newest `received`,
+    None without any. A time ahead of `now` is not the newest: it would hide what comes until then.
 
-    Rows without a label or without what they are joined by say nothing and are left out; so are those received up to
-    `after`. Raises DataError naming `field` and the column that is missing or cannot be read.
+    Rows without a label or without what they are joined by say nothing and are left out; so are those received before
+    `after`. Those of that very time may be new, or counted by an earlier join. Raises DataError naming `field` and the
+    column that is missing or cannot be read.
     """
     n = rows.num_rows
     for name in (*source_columns(source, target),):
@@ -90,6 +93,10 @@ def table_labels(
     label = canonical(field, rows.column(source.label or target), n)
     moments = None if source.time is None else _times(field, rows, source.time)
     received = pa.repeat(pa.scalar(now, TIME), n) if source.received is None else _times(field, rows, source.received)
+    fresh, kept = pa.repeat(True, n), pa.repeat(True, n)
+    if after is not None:
+        fresh = pc.fill_null(pc.greater(received, pa.scalar(after, TIME)), True)
+        kept = pc.fill_null(pc.greater_equal(received, pa.scalar(after, TIME)), True)
     table = pa.table(
         {
             "unit": _table_units(rows, source, field, endpoint, times),
@@ -97,14 +104,14 @@ def table_labels(
             "label": pa.array(label, pa.string()),
             "at": received if moments is None else moments,
             "received": received,
-            "fresh": pa.repeat(True, n),
+            "fresh": fresh,
         }
     )
+    table = table.filter(kept)
     table = table.filter(pc.and_(pc.is_valid(table.column("unit")), pc.is_valid(table.column("label"))))
-    if after is not None:
-        later = pc.greater(table.column("received"), pa.scalar(after, TIME))
-        table = table.filter(pc.fill_null(later, True))
-    return _fitting(table, task)
+    came = table.column("received")
+    newest = pc.max(came.filter(pc.less_equal(came, pa.scalar(now, TIME)))).as_py()
+    return *_fitting(table, task), newest
 
 
 def source_columns(source: LabelSource, target: str) -> list[str]:
@@ -153,7 +160,12 @@ def _times(field: str, rows: pa.Table, name: str) -> pa.Array:
 
 
 def _fitting(table: pa.Table, task: str) -> tuple[pa.Table, int]:
-    fits = readable(table.column("label").to_pylist(), task)
+    labels = table.column("label").to_pylist()
+    fits = readable(labels, task)
+    if task == "regression":  # "7.50" and 7.5 are one label
+        labels = [text(float(label)) if fit else label for label, fit in zip(labels, fits.tolist(), strict=True)]
+        at = table.column_names.index("label")
+        table = table.set_column(at, "label", pa.array(labels, pa.string()))
     fits &= pc.is_valid(table.column("at")).to_numpy() & pc.is_valid(table.column("received")).to_numpy()
     refused = int((~fits & table.column("fresh").to_numpy()).sum())
     return table.filter(pa.array(fits, pa.bool_())).cast(LABELS), refused

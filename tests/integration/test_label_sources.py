@@ -100,6 +100,64 @@ def test_tables_of_every_kind_are_joined_once(endpoint: Endpoint, monkeypatch: p
     assert labels(endpoint) == expected | {("p1", 0): 5.0}
 
 
+def test_a_source_without_rows_has_no_labels_yet(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Path(endpoint.store.uri).parent
+    (base / "empty.csv").write_text("id,fare\n")
+    with sqlite3.connect(base / "none.db") as database:
+        database.execute("CREATE TABLE outcomes (id TEXT, fare REAL)")
+    connect = f"import sqlite3\n\n\ndef connect():\n    return sqlite3.connect({str(base / 'none.db')!r})\n"
+    (base / "no_outcomes.py").write_text(connect)
+    monkeypatch.syspath_prepend(str(base))
+    sql = {"kind": "sql", "query": "SELECT * FROM outcomes", "connection": "no_outcomes:connect"}
+    for source in ({"kind": "csv", "path": "empty.csv"}, sql):
+        assert join(endpoint, {"source": source, "prediction_id": "id"}).labels == 0
+
+
+BY_DAY = {"source": {"kind": "csv", "path": "out"}, "prediction_id": "id", "received": "day"}
+
+
+def exported(endpoint: Endpoint, name: str, *lines: str) -> None:
+    path = Path(endpoint.store.uri).parent / "out" / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("id,fare,day\n" + "".join(f"{line}\n" for line in lines))
+
+
+def test_a_time_ahead_hides_nothing_and_waits(endpoint: Endpoint) -> None:
+    typing_error, hasty = "q0,2,2062-03-02", "q1,5,2026-03-03T15:00:00"
+    exported(endpoint, "1", "p0,1,2026-03-02", typing_error)
+    first = join(endpoint, BY_DAY)
+    exported(endpoint, "1", "p0,1,2026-03-02", typing_error, "p1,3,2026-03-03", hasty, "p2,dear,2026-03-03")
+    second = join(endpoint, BY_DAY, days=2.1)
+    assert labels(endpoint) == {("p0", 0): 1.0, ("p1", 0): 3.0}
+    assert [(r.joined, r.waiting, r.unreadable, r.late) for r in (first, second)] == [(1, 1, 0, 0), (1, 2, 1, 0)]
+    third = join(endpoint, BY_DAY, days=2.2)
+    assert (third.joined, third.waiting) == (1, 1), "its time has come, without another look at the file"
+    exported(endpoint, "1", "q0,2,2026-03-03T18:00:00", hasty)
+    last = join(endpoint, BY_DAY, days=2.3)
+    assert (last.joined, last.duplicates, last.unreadable) == (1, 0, 0)
+    assert labels(endpoint)["q0", 0] == 2.0, "the error was corrected"
+
+
+def test_what_comes_with_the_newest_time_is_not_lost(endpoint: Endpoint) -> None:
+    exported(endpoint, "1", "p0,1,2026-03-02")
+    first = join(endpoint, BY_DAY)
+    nothing_new = join(endpoint, BY_DAY, days=2.05)
+    exported(endpoint, "1", "p0,1,2026-03-02", "p1,3,2026-03-02", "nobody,3,2026-03-02", "p2,4,2026-03-01")
+    second = join(endpoint, BY_DAY, days=2.1)
+    assert [report.joined for report in (first, nothing_new, second)] == [1, 0, 1]
+    assert (second.duplicates, second.conflicts) == (0, 0)
+    assert labels(endpoint) == {("p0", 0): 1.0, ("p1", 0): 3.0}, "earlier times were seen, whatever was read since"
+
+
+def test_a_file_that_nobody_has_read_is_read_whole(endpoint: Endpoint) -> None:
+    exported(endpoint, "1", "p0,1,2026-03-02")
+    assert join(endpoint, BY_DAY).joined == 1
+    exported(endpoint, "1", "p0,1,2026-03-02", "q0,9,2026-03-01")
+    exported(endpoint, "late", "p2,4,2026-03-01")
+    assert join(endpoint, BY_DAY, days=2.1).joined == 1
+    assert labels(endpoint) == {("p0", 0): 1.0, ("p2", 0): 4.0}, "even when another one has changed as well"
+
+
 def test_the_labelled_rows_become_a_snapshot(endpoint: Endpoint) -> None:
     table = pa.table({"id": [f"{kind}{n}" for n in range(4) for kind in "pq"], "fare": [float(n) for n in range(8)]})
     pq.write_table(table, Path(endpoint.store.uri).parent / "out.parquet")

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_cases import FAR, START, Endpoint, answer, by_prediction, config_of, minute
 
-from raymlops.errors import ConfigError, RaymlopsError, StoreError
-from raymlops.monitoring.label_join import join_labels, joined_until
+from raymlops.errors import ConfigError, StoreError
+from raymlops.lock import Held
+from raymlops.monitoring import label_join
+from raymlops.monitoring.label_join import join_labels, joined_until, lock_root
 from raymlops.monitoring.label_match import FOUND, KNOWN, LABELS, TIME, latest, match, settle
 from raymlops.monitoring.labelled import labelled_path, read_labelled
 from raymlops.rollout.evidence import unit_hash
@@ -146,13 +148,64 @@ def test_an_input_named_as_one_of_our_columns_is_refused(endpoint: Endpoint) -> 
 
 
 def test_only_one_join_at_a_time(endpoint: Endpoint) -> None:
-    path = f"{labelled_path('fares')}/_claim.json"
-    endpoint.store.write(path, b'{"host": "elsewhere", "pid": 1, "began": 0, "at": 4e9}')
-    with pytest.raises(RaymlopsError, match="process 1 on elsewhere joins the labels of 'fares'"):
+    path = f"{lock_root('fares')}/claims/00000001.json"
+    endpoint.store.write(path, b'{"host": "elsewhere", "pid": 1, "started": 0, "wall": 4e9}')
+    with pytest.raises(Held, match=r"labels of fares: process 1 on elsewhere, since .* is working on it"):
         join_labels(config_of(), endpoint.store, now=minute(0))
-    endpoint.store.write(path, b'{"host": "elsewhere", "pid": 1, "began": 0, "at": 1}')
+    endpoint.store.write(path, b'{"host": "elsewhere", "pid": 1, "started": 0, "wall": 1}')
     join_labels(config_of(), endpoint.store, now=minute(0))
-    assert not endpoint.store.exists(path)
+
+
+def test_a_join_that_was_taken_over_writes_nothing(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint.predicted([answer(minute(0), "p1")])
+    endpoint.labelled([Label(1, "p1")], minute(1))
+    real = label_join._search
+
+    def slept(*given: Any) -> pa.Table:
+        claim = b'{"host": "elsewhere", "pid": 1, "started": 0, "wall": 4e9}'
+        endpoint.store.write(f"{lock_root('fares')}/claims/00000002.json", claim)
+        return real(*given)
+
+    monkeypatch.setattr(label_join, "_search", slept)
+    with pytest.raises(Held, match=r"elsewhere, since .* has taken this job over"):
+        join_labels(config_of(), endpoint.store, now=minute(2))
+    assert rows(endpoint) == {} and joined_until(endpoint.store, "fares") is None
+
+
+def test_times_that_no_clock_shows_stop_no_join(endpoint: Endpoint) -> None:
+    key, config = unit_hash("fares", "anna"), config_of(labels={"wait": "PT1H"})
+    endpoint.predicted([answer(minute(0), "p1", key=key), answer(minute(0), "p2")])
+    last = 253402300799.5  # half a second before the year 10000
+    endpoint.labelled([Label(1, "p1", at=last), Label(1, "p2", at=0), Label(2, key_hash=key, at=last)], minute(1))
+    first = join_labels(config, endpoint.store, now=minute(2))
+    assert (first.joined, first.late, first.waiting) == (1, 1, 1)
+    later = join_labels(config, endpoint.store, now=minute(62))
+    assert (later.orphans, later.waiting) == (1, 0), "what is to be known in years waits no longer than others"
+
+
+def test_a_fraction_among_whole_labels_stays_a_number(endpoint: Endpoint) -> None:
+    endpoint.store.write("contracts/fares.yaml", b"columns:\n  fare: {kind: integer}\n")
+    endpoint.predicted([answer(minute(n), f"p{n}") for n in range(2)])
+    for n, fare in enumerate((3, 3.5)):
+        endpoint.labelled([Label(fare, f"p{n}")], minute(5 + n))
+        join_labels(config_of(), endpoint.store, now=minute(10 + n))
+    assert rows(endpoint, "fare") == {("p0", 0): (3.0,), ("p1", 0): (3.5,)}
+
+
+def test_a_number_is_one_label_however_it_is_written(endpoint: Endpoint) -> None:
+    endpoint.predicted([answer(minute(0), "p1")])
+    for n, fare in enumerate(("7.50", 7.5, "75e-1")):
+        endpoint.labelled([Label(fare, "p1")], minute(1 + n))
+    report = join_labels(config_of(), endpoint.store, now=minute(9))
+    assert (report.joined, report.duplicates, report.conflicts) == (1, 2, 0)
+
+
+def test_a_huge_number_under_an_integer_contract_stops_no_join(endpoint: Endpoint) -> None:
+    endpoint.store.write("contracts/fares.yaml", b"columns:\n  fare: {kind: integer}\n")
+    endpoint.predicted([answer(minute(0), "p1")])
+    endpoint.labelled([Label(1e300, "p1")], minute(1))
+    assert join_labels(config_of(), endpoint.store, now=minute(9)).joined == 1
+    assert rows(endpoint, "fare") == {("p1", 0): (1e300,)}, "for the contract to name"
 
 
 # Any order, any split, any interruption
@@ -175,7 +228,8 @@ class Mortal(Store):
             raise Killed
 
     def write(self, path: str, data: bytes, sync: bool = True) -> None:
-        self._spend()
+        if not path.endswith("beat.json"):  # by a thread, whenever it comes to it
+            self._spend()
         super().write(path, data, sync)
 
     def delete_file(self, path: str) -> None:
@@ -250,7 +304,7 @@ def test_any_split_and_any_kill_give_every_label_once(
         try:
             join_labels(config, Mortal(endpoint.store.uri, draw.randint(0, lives)), now=minute(look))
         except Killed:
-            endpoint.store.delete_file(f"{labelled_path('fares')}/_claim.json")  # its process is gone
+            endpoint.store.delete_tree(lock_root("fares"))  # its process is gone
         by_prediction(read_labelled(endpoint.store, "fares", *FAR))
     report = join_labels(config, endpoint.store, now=minute(3300))
     assert rows(endpoint, "fare") == in_words(predictions, labels)

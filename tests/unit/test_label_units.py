@@ -25,7 +25,7 @@ def source_of(**how: Any) -> LabelSource:
     return LabelSource.model_validate({"source": {"kind": "parquet", "path": "x"}, **how})
 
 
-def read(rows: dict[str, Any], source: LabelSource, **changes: Any) -> tuple[pa.Table, int]:
+def read(rows: dict[str, Any], source: LabelSource, **changes: Any) -> tuple[pa.Table, int, datetime | None]:
     given: dict[str, Any] = {"target": "fare", "endpoint": "fares", "task": "regression", "times": (), "now": NOW}
     return table_labels(pa.table(rows), source, "labels.sources[0]", **{**given, "after": None, **changes})
 
@@ -51,7 +51,7 @@ def test_an_entity_is_found_by_its_values_in_any_form(entities: list[Any]) -> No
     texts = canonical("who", entities, len(entities))
     for form in (pa.array(entities), pa.array(texts, pa.string())):
         rows = {"id": form, "fare": [1.0] * len(entities), "at": [NOW] * len(entities)}
-        labels, _ = read(rows, source_of(entity={"who": "id"}, time="at"))
+        labels, *_ = read(rows, source_of(entity={"who": "id"}, time="at"))
         assert labels.column("unit").to_pylist() == [unit for unit in in_log.to_pylist() if unit is not None]
 
 
@@ -62,14 +62,14 @@ def test_times_are_compared_in_utc() -> None:
     east = here.replace(tzinfo=UTC) + timedelta(0)
     for form in (here, east, "2026-03-01T10:30:00+01:00", "2026-03-01 09:30:00"):
         rows = {"d": [form], "fare": [1.0], "at": [NOW]}
-        labels, _ = read(rows, source_of(entity={"day": "d"}, time="at"), times=["day"])
+        labels, *_ = read(rows, source_of(entity={"day": "d"}, time="at"), times=["day"])
         assert labels.column("unit").to_pylist() == in_log.to_pylist(), form
 
 
 def test_a_key_is_hashed_as_the_endpoint_does_and_names_the_first_row() -> None:
     table = logged({"x": [1, 2]}, 2, key=unit_hash("fares", "7"))
     by_key = prediction_units(table, [], ())[1].to_pylist()
-    labels, _ = read({"user": [7.0], "fare": [1.0], "at": [NOW]}, source_of(key="user", time="at"))
+    labels, *_ = read({"user": [7.0], "fare": [1.0], "at": [NOW]}, source_of(key="user", time="at"))
     assert by_key == [f"key {key_text(unit_hash('fares', '7'))}", None] == [*labels.column("unit").to_pylist(), None]
 
 
@@ -80,11 +80,13 @@ def test_rows_that_say_nothing_are_passed_over_and_nonsense_is_counted() -> None
         "at": [NOW, NOW, NOW, NOW, None],
         "added": [NOW] * 5,
     }
-    labels, unfit = read(rows, source_of(prediction_id="id", time="at", received="added"))
+    labels, unfit, _ = read(rows, source_of(prediction_id="id", time="at", received="added"))
     assert labels.column("unit").to_pylist() == ["id a 0"] and unfit == 2
-    labels, unfit = read(rows, source_of(prediction_id="id", received="added"), after=NOW)
-    assert (labels.num_rows, unfit) == (0, 0)
-    labels, unfit = read(rows, source_of(prediction_id="id"), task="binary")
+    labels, unfit, _ = read(rows, source_of(prediction_id="id", received="added"), after=NOW)
+    assert labels.column("label").to_pylist() == ["1", "5"]
+    assert (labels.column("fresh").to_pylist(), unfit) == ([False] * 2, 0), "counted before, unless they came since"
+    assert read(rows, source_of(prediction_id="id", received="added"), after=NOW + timedelta(1))[0].num_rows == 0
+    labels, unfit, _ = read(rows, source_of(prediction_id="id"), task="binary")
     assert labels.column("label").to_pylist() == ["1", "cheap", "5.0"] and unfit == 0
 
 
@@ -110,5 +112,7 @@ def test_what_is_not_of_a_kind_stays_as_it_is() -> None:
     for kind in ("integer", "number", "boolean", "timestamp"):
         assert as_kind("x", column, kind) is column
     assert as_kind("x", pa.chunked_array([[1.5]]), "integer").to_pylist() == [1.5]
+    assert as_kind("x", pa.chunked_array([[1e300]]), "integer").to_pylist() == [1e300]
+    assert as_kind("x", pa.chunked_array([[3.0, float("nan")]]), "integer").to_pylist() == [3, None]
     assert as_kind("x", pa.chunked_array([["[1, 2.5]"]]), "tensor").to_pylist() == [[1.0, 2.5]]
     assert as_kind("x", pa.chunked_array([["true", "0"]]), "boolean").to_pylist() == [True, False]
