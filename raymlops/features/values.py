@@ -67,7 +67,11 @@ def time_of(name: str, row: int, value: Any) -> Any:
         except ValueError:
             raise DataError(f"column {name!r}, row {row}: found {short(value)}, expected a time (ISO 8601)") from None
     if isinstance(value, datetime):
-        plain = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo is not None else value
+        try:
+            plain = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo is not None else value
+        except OverflowError:  # the first or the last day there is, elsewhere
+            found = f"column {name!r}, row {row}: found {short(value)}"
+            raise DataError(f"{found}, expected a year from 1 to 9999 in UTC") from None
         return np.datetime64(plain.isoformat()[:26], "us")  # to microseconds; a pandas Timestamp has three digits more
     if isinstance(value, date):
         return np.datetime64(value.isoformat(), "us")

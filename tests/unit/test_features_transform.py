@@ -148,6 +148,7 @@ def test_bad_tensors_name_column_row_and_value(value: Any, message: str) -> None
         ({"x": datetime(2013, 1, 1), "t": None}, "column 'x', row 0: found datetime.*, expected a number"),
         ({"t": None}, "column 'x': missing; the rows have t"),
         ({"x": 1, "t": "yesterday"}, r"column 't', row 0: found 'yesterday', expected a time \(ISO 8601\)"),
+        ({"x": 1, "t": "0001-01-01T00:00:00+14:00"}, "column 't', row 0: .*, expected a year from 1 to 9999"),
         ({"x": 1, "t": 1367877600}, "column 't', row 0: found 1367877600, expected a time"),
     ],
 )
