@@ -17,12 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 from raymlops.errors import ConfigError, DataError, IntegrityError
 from raymlops.features.rows import Rows
 from raymlops.monitoring.margins import Array, effective, intraclass
-from raymlops.monitoring.reference import DELTA, MIN_DAYS
+from raymlops.monitoring.reference import MIN_DAYS
 from raymlops.monitoring.tally import Tally
 
 OVERALL = "(all)"
 FRACTIONS: Array = np.array([0.03, 0.1, 0.3, 0.9])
 """Bets c: a loss of y multiplies wealth by 1 + c·(y/limit - 1)."""
+LEVEL_DELTA = 0.05
+"""Share of references whose level, all slices together, may turn out too low. A holdout has few days, so a smaller
+share costs weeks of delay; the tolerance and the detector's own threshold stand behind it."""
 VECTOR = 2 + len(FRACTIONS)
 """Per window and slice: rows, sum of losses, and the sum of log(1 + c·(y/limit - 1)) for each c."""
 
@@ -71,7 +74,7 @@ class LossLevels:
         days: Sequence[Any] | NDArray[Any] | None,
         masks: Mapping[str, NDArray[np.bool_]] | None = None,
         tolerance: float = 0.1,
-        delta: float = DELTA,
+        delta: float = LEVEL_DELTA,
         alike: LossDays | None = None,
     ) -> LossLevels:
         """From losses in [0, 1], (n,), on rows that the model was not fitted on.

@@ -120,7 +120,7 @@ def test_further_days_say_how_alike_rows_are_and_nothing_about_the_level() -> No
         alarms = [day for day, part in enumerate(sums) if detector.update(part)[0].alarm]
         quiet.append(all(day >= 60 for day in alarms))
         delays.append(min([day - 60 for day in alarms if day >= 60], default=60))
-    assert quiet == [True, True] and delays[1] <= 6 < 10 <= delays[0]
+    assert quiet == [True, True] and delays[1] <= 6 < 8 <= delays[0]
 
 
 @settings(max_examples=80, deadline=None)
