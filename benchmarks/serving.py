@@ -18,12 +18,14 @@ from benchmarks.serving_lib import models
 from benchmarks.serving_lib.contenders import measure_peer
 from benchmarks.serving_lib.environments import Environment, Unavailable, default_directory, ensure
 from benchmarks.serving_lib.load import GENERATORS, available
-from benchmarks.serving_lib.ours import SETTINGS, measure_ours
+from benchmarks.serving_lib.ours import SETTINGS, measure_log, measure_ours
 from benchmarks.serving_lib.peers import PEERS
 from benchmarks.serving_lib.recorder import SLICES, Plan, Recorder
 from benchmarks.serving_lib.tables import tables, targets
 
 NAMES = ("raymlops", *(peer.name for peer in PEERS))
+PAIRS = 6
+"""Starts with and without the prediction log."""
 WHAT = """\
 One row of named columns per request, the same 64 rows of flights in turn, one model: the champion of the flights
 configuration, opened from the same package. A closed loop of c connections drives each server alone on the machine;
@@ -47,6 +49,8 @@ def measure(quick: bool, options: argparse.Namespace) -> Report:
             for peer in PEERS:
                 if peer.name in environments:
                     measure_peer(peer, environments[peer.name], recorder)
+        if "raymlops" not in skipped:
+            measure_log(recorder, 1 if quick else PAIRS)
     raw = {
         **recorder.plain(),
         "generator": options.generator,

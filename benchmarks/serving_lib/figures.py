@@ -16,7 +16,7 @@ Samples = Mapping[str, Mapping[int, Sequence[Load]]]
 def median(samples: Samples, name: str, connections: int, value: str = "rate") -> float:
     """Median over repeats of a field of Load; NaN for what was not measured."""
     found = [getattr(load, value) for load in samples.get(name, {}).get(connections, ())]
-    return float(statistics.median(found)) if found else math.nan
+    return middle(found)
 
 
 def spread(samples: Samples, name: str, connections: int) -> float:
@@ -36,9 +36,14 @@ def least_ratio(samples: Samples, name: str, others: Iterable[str], connections:
     return min((pair for pair in found if not math.isnan(pair[0])), default=(math.nan, ""))
 
 
-def cost(samples: Samples, on: str, off: str, connections: int) -> float:
-    """Share of the throughput of `off` that `on` loses; below zero when it loses nothing."""
-    return 1.0 - ratio(samples, on, off, connections)
+def costs(pairs: Iterable[Sequence[float]]) -> list[float]:
+    """Of pairs (with, without): the share of the throughput that is lost with it; below zero when none is."""
+    return [1.0 - on / off for on, off in pairs]
+
+
+def middle(values: Sequence[float]) -> float:
+    """The median; NaN of nothing."""
+    return float(statistics.median(values)) if values else math.nan
 
 
 def errors(samples: Samples, name: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -35,6 +35,8 @@ class Recorder:
     asked: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Answers that were compared with the champion's prediction, or counted by variant."""
     memory: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    log_pairs: list[tuple[float, float]] = field(default_factory=list)
+    """Requests/s with and without the prediction log, of servers started one after the other."""
     missing: dict[str, str] = field(default_factory=dict)
     """Why a contender has no numbers."""
 
@@ -51,17 +53,22 @@ class Recorder:
         `candidate` bounds the share of answers that come from a candidate: a split that is not in force would be
         measured as something that it is not. Raises RuntimeError when an answer or the share is wrong.
         """
-        models = self.plan.models
         self._check(label, port, protocol, candidate)
-        bodies = [protocol.encode(row) for row in models.rows]
-        measure(port, protocol.path, bodies, 16, self.plan.warm, self.plan.generator)
-        for connections in CONNECTIONS * SLICES:
-            load = measure(port, protocol.path, bodies, connections, self.plan.seconds, self.plan.generator)
+        order = CONNECTIONS * SLICES
+        for connections, load in zip(order, self.loads(label, port, protocol, order), strict=True):
             self.samples[label][connections].append(load)
-            shown = f"{load.rate:,.0f}/s, p50 {load.p50:.2f} ms, {load.errors} errors"
-            print(f"... {label}, c = {connections}: {shown}", file=sys.stderr, flush=True)
         self.memory[label].append(memory())
         self._check(label, port, protocol, candidate)
+
+    def loads(self, label: str, port: int, protocol: Protocol, order: Sequence[int]) -> Iterator[Load]:
+        """Warm up, then measure once for each number of connections in `order`."""
+        bodies = [protocol.encode(row) for row in self.plan.models.rows]
+        measure(port, protocol.path, bodies, 16, self.plan.warm, self.plan.generator)
+        for connections in order:
+            load = measure(port, protocol.path, bodies, connections, self.plan.seconds, self.plan.generator)
+            shown = f"{load.rate:,.0f}/s, p50 {load.p50:.2f} ms, {load.errors} errors"
+            print(f"... {label}, c = {connections}: {shown}", file=sys.stderr, flush=True)
+            yield load
 
     def _check(self, label: str, port: int, protocol: Protocol, candidate: tuple[float, float]) -> None:
         models = self.plan.models
@@ -82,6 +89,7 @@ class Recorder:
             },
             "asked": dict(self.asked),
             "memory_mib": {label: list(values) for label, values in self.memory.items()},
+            "log_pairs": [list(pair) for pair in self.log_pairs],
             "missing": dict(self.missing),
         }
 

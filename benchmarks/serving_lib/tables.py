@@ -10,7 +10,7 @@ from benchmarks.common import Table, Target
 from benchmarks.serving_lib import figures
 from benchmarks.serving_lib.figures import Samples
 from benchmarks.serving_lib.load import Load
-from benchmarks.serving_lib.ours import OURS, RESIDENT, TENTH, UNLOGGED
+from benchmarks.serving_lib.ours import LOG, OURS, PER_PAIR, RESIDENT, TENTH
 from benchmarks.serving_lib.peers import PEERS, TITLES
 from benchmarks.serving_lib.recorder import CONNECTIONS
 
@@ -31,7 +31,10 @@ def tables(raw: Mapping[str, Any]) -> list[Table]:
     samples = samples_of(raw)
     labels = [label for label in (*OURS, *TITLES.values()) if label in samples]
     found = [_throughput(samples, labels, raw), _latency(samples, labels), _beside(samples, labels, raw)]
-    missing = [[label, raw["missing"][label]] for label in (*OURS, *TITLES.values()) if label in raw["missing"]]
+    if raw["log_pairs"]:
+        found.append(_log(raw))
+    named = (*OURS, LOG, *TITLES.values())
+    missing = [[label, raw["missing"][label]] for label in named if label in raw["missing"]]
     if missing:
         found.append(Table("Not available", ("contender", "why"), missing))
     return found
@@ -50,7 +53,10 @@ def targets(raw: Mapping[str, Any]) -> list[Target]:
         Target(f"10 % isolated / {RAY}, least ({at.rpartition(', ')[2]})", over_ray, 8.0, False),
         Target("p50 at c = 1, 10 % isolated, ms", figures.median(samples, TENTH, 1, "p50"), 0.5, True),
         Target(
-            "share of throughput that logging takes, c = 16", figures.cost(samples, TENTH, UNLOGGED, 16), 0.05, True
+            "share of throughput that logging takes, c = 16, median of pairs",
+            figures.middle(figures.costs(raw["log_pairs"])),
+            0.05,
+            True,
         ),
     ]
 
@@ -108,6 +114,21 @@ def _beside(samples: Samples, labels: Sequence[str], raw: Mapping[str, Any]) -> 
         f"Generator ({raw['generator']}): its share of all cores' time at c = 16, which it takes from the server.",
     ]
     return Table("Beside it", ("contender", "answers checked", "memory, MiB", "generator's CPU"), rows, notes)
+
+
+def _log(raw: Mapping[str, Any]) -> Table:
+    costs = figures.costs(raw["log_pairs"])
+    rows = [
+        [str(number), with_log, without, f"{100 * cost:.1f} %"]
+        for number, ((with_log, without), cost) in enumerate(zip(raw["log_pairs"], costs, strict=True), start=1)
+    ]
+    rows.append(["median", *(figures.middle(rates) for rates in zip(*raw["log_pairs"], strict=True))])
+    rows[-1].append(f"{100 * figures.middle(costs):.1f} %")
+    notes = [
+        f"{TENTH}, at c = 16: the server is started with and without the log, in turn and in alternating order; "
+        f"a number is the median of {PER_PAIR} measurements of one start."
+    ]
+    return Table("What the prediction log takes", ("pair", "req/s with log", "req/s without", "taken"), rows, notes)
 
 
 def _version(name: str, raw: Mapping[str, Any]) -> str:

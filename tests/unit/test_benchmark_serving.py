@@ -37,7 +37,7 @@ def test_medians_and_ratios_are_over_repeats() -> None:
     assert figures.median(SAMPLES, "ours", 1) == 150.0
     assert figures.ratio(SAMPLES, "ours", "peer", 1) == 3.0
     assert figures.ratio(SAMPLES, "ours", "peer", 16) == 0.5
-    assert figures.cost(SAMPLES, "ours", "peer", 16) == 0.5
+    assert figures.costs([(500.0, 1000.0), (1100.0, 1000.0)]) == [0.5, pytest.approx(-0.1)]
     assert figures.spread(SAMPLES, "ours", 1) == pytest.approx(2 / 3)
     assert figures.errors(SAMPLES, "peer") == 3
 
@@ -52,6 +52,7 @@ def test_what_was_not_measured_is_no_number() -> None:
     assert math.isnan(figures.spread(SAMPLES, "absent", 1))
     assert figures.least_ratio(SAMPLES, "ours", ["absent", "slow"], [1])[1] == "slow, c = 1"
     assert math.isnan(figures.least_ratio(SAMPLES, "ours", ["absent"], [1])[0])
+    assert math.isnan(figures.middle(figures.costs([])))
     assert figures.shown(math.nan) == "–"
 
 
