@@ -118,7 +118,7 @@ class FakeReplica:
         if document.shares:
             assignment = Assignment(len(document.shares))
             assignment.epochs = [Epoch(0, 0, document.salt, document.floats)]
-            stamp = replace(assignment.route(key), epoch=document.epoch)
+            stamp = assignment.route(key)._replace(epoch=document.epoch)
             arm = stamp.arm
             if self._reporter is not None:
                 request = self._reporter.routed(stamp, now)

@@ -69,7 +69,7 @@ class _Request:
     future: asyncio.Future[Scored]
     timer: asyncio.TimerHandle | None = None
     sent: _Sent | None = None
-    """The call that it is part of; None while it waits for room."""
+    """The call under way that it is part of."""
 
 
 @dataclass(slots=True, eq=False)
@@ -158,6 +158,7 @@ class Dispatcher:
             for part in sent.parts:
                 if part.timer is not None:
                     part.timer.cancel()
+                part.sent = None  # else a circle of the two keeps all that they hold until garbage is collected
             self._wake()
         found = [_result(outcome, part.rows) for part, outcome in zip(sent.parts, outcomes, strict=True)]
         if not sent.late:

@@ -20,7 +20,7 @@ from typing import Any
 
 from raymlops.config.serving import PredictionLog as LogConfig
 from raymlops.serving.logs import log_event
-from raymlops.serving.prediction_table import Column, Record
+from raymlops.serving.prediction_table import Column, Columns, Record, bare
 from raymlops.serving.prediction_writer import Encoded, PartWriter
 from raymlops.store import Store
 
@@ -36,6 +36,9 @@ class PredictionLog:
     def __init__(self, store: Store, endpoint: str, replica: str, config: LogConfig) -> None:
         self._config = config
         self._writer = PartWriter(store, endpoint, replica, frozenset(config.redact))
+        self._inputs: tuple[str, ...] = ()
+        self._outputs: tuple[str, ...] = ()
+        """Names of columns of the last request of one row."""
         self._lock = threading.Lock()
         self._pending: list[Record] = []
         self._pending_bytes = 0
@@ -74,7 +77,15 @@ class PredictionLog:
             with self._lock:
                 self._sampled_out += rows
             return True
-        record = Record(time, prediction_id, version, variant, weight, key_hash, inputs, outputs, rows, latency, status)
+        given: Columns = inputs
+        found: Columns | None = outputs
+        if rows == 1:
+            given, found = bare(inputs, self._inputs), None if outputs is None else bare(outputs, self._outputs)
+            if isinstance(given, tuple):
+                self._inputs = given[0]
+            if isinstance(found, tuple):
+                self._outputs = found[0]
+        record = Record(time, prediction_id, version, variant, weight, key_hash, given, found, rows, latency, status)
         with self._lock:
             held = self._rows + rows
             if not self._open or held > self._config.queue_rows or self._bytes + size > _MOST_BYTES:

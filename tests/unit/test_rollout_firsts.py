@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
 from dataclasses import fields
 
 import pytest
@@ -231,3 +232,36 @@ def test_totals_of_replicas_change_no_evidence():
     )
     without.apply(Report("a", 1, events=rows))
     assert with_totals.tick(1.0).candidates == without.tick(1.0).candidates
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.sets(st.sampled_from(["errors", "slow"]))), max_size=40),
+    st.integers(0, 3),
+)
+def test_requests_without_a_key_are_reported_with_what_happened_to_them(
+    requests: list[tuple[int, bool, set[str]]], late: int
+) -> None:
+    """Also when many were routed at the same moment; what happens after the report does not belong to it."""
+    reporter = Reporter("r", EvidenceConfig((RateMetric("errors"), RateMetric("slow")), request_timeout=10.0))
+    assignment = Assignment(1)
+    reporter.follow(assignment.open_block((0.5,)))
+    expected: Counter[tuple[int, tuple[str, ...]]] = Counter()
+    now, routed = 0.0, []
+    for step, keyed, events in requests:
+        now += step / 2
+        made = reporter.routed(assignment.route(f"key-{len(routed)}" if keyed else None), now)
+        routed.append(made)
+        for metric in sorted(events):
+            reporter.happened(made, metric)
+        if not keyed:
+            expected[made.stamp.arm, tuple(sorted(events))] += 1
+    report = reporter.report(now + 10.0)
+    found: Counter[tuple[int, tuple[str, ...]]] = Counter()
+    for first in report.first_requests:
+        if first.key is None:
+            found[first.arm, first.events] += first.count
+    assert found == expected
+    for made in routed[:late]:
+        reporter.happened(made, "errors")
+    assert reporter.report(now + 99.0).first_requests == ()
+    assert not reporter._marked

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -55,6 +57,26 @@ def test_what_queued_in_a_tick_is_one_call() -> None:
 
     assert asyncio.run(run()) == [[2.0], [4.0, 6.0], [8.0]]
     assert candidate.calls == [[1, 2, 1]]
+
+
+def test_an_answered_request_is_freed_at_once() -> None:
+    """Left to the garbage collection, requests would fill memory for seconds, and going through them stalls others."""
+
+    async def run() -> bool:
+        sent = dispatcher(Candidate())
+        values = np.ones(1)
+        gone = weakref.ref(values)
+        await sent.ask({"x": values}, 1)
+        del values
+        while sent.in_flight or sent._tasks:
+            await asyncio.sleep(0)
+        return gone() is None
+
+    gc.disable()
+    try:
+        assert asyncio.run(run())
+    finally:
+        gc.enable()
 
 
 def test_outcomes_of_one_call_are_kept_apart() -> None:

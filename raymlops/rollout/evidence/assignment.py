@@ -11,7 +11,7 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from raymlops.rollout.evidence.errors import EvidenceError
 
@@ -43,8 +43,7 @@ class Epoch:
         return [v for v, share in enumerate(self.shares, start=1) if share > 0.0 and arm in (CONTROL, v)]
 
 
-@dataclass(frozen=True)
-class Stamp:
+class Stamp(NamedTuple):
     """What routing decided for one request; whatever happens to the request later belongs to this epoch and arm."""
 
     epoch: int

@@ -9,7 +9,8 @@ Plain Python for one event loop or one lock; nothing here waits or looks at a cl
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from raymlops.rollout.evidence.assignment import Epoch, Stamp
@@ -28,7 +29,7 @@ class Routed:
 
     stamp: Stamp
     routed_at: float
-    events: list[str] = field(default_factory=list)
+    events: tuple[str, ...] = ()
     first: bool = False
     """Whether it is reported as one of its key's first requests."""
 
@@ -50,6 +51,13 @@ class Reporter:
         self._sequence = 0
         self._forget_keys()
         self._pending: deque[Routed] = deque()
+        """First requests of keys, until they are reported."""
+        self._alone: defaultdict[tuple[int, int], deque[float]] = defaultdict(deque)
+        """When requests without a key were routed, by epoch and arm: there may be a million that wait to be reported,
+        and unlike objects a number costs the garbage collection nothing."""
+        self._marked: defaultdict[tuple[int, int, float], list[Routed]] = defaultdict(list)
+        """Those of them to which something happened, by epoch, arm and time."""
+        self._reported_until = -math.inf
         self._events: list[Event] = []
         self._traffic: dict[tuple[int, int], _Totals] = {}
 
@@ -68,7 +76,10 @@ class Reporter:
         request = Routed(stamp, now)
         if epoch.counted and epoch.block == self._block and self._is_first(stamp):
             request.first = True
-            self._pending.append(request)
+            if stamp.keyed:
+                self._pending.append(request)
+            else:
+                self._alone[stamp.epoch, stamp.arm].append(now)
         self._totals(stamp).requests += 1
         return request
 
@@ -78,8 +89,10 @@ class Reporter:
             raise EvidenceError(f"metric: expected one of {sorted(self._names)}, found {metric!r}")
         if metric in request.events:
             return
-        request.events.append(metric)
         stamp = request.stamp
+        if request.first and not stamp.keyed and not request.events and request.routed_at > self._reported_until:
+            self._marked[stamp.epoch, stamp.arm, request.routed_at].append(request)
+        request.events += (metric,)
         self._events.append(Event(stamp.epoch, stamp.arm, stamp.key, metric, request.routed_at))
         events = self._totals(stamp).events
         events[metric] = events.get(metric, 0) + 1
@@ -88,14 +101,21 @@ class Reporter:
         """What is new, to be delivered in this order. Events leave at once; first requests when `request_timeout` has
         passed, in every arm alike."""
         firsts: list[FirstRequest] = []
-        alike: dict[tuple[int, int, tuple[str, ...]], list[float]] = {}
-        while self._pending and self._pending[0].routed_at <= now - self.config.request_timeout:
+        until = now - self.config.request_timeout
+        while self._pending and self._pending[0].routed_at <= until:
             request = self._pending.popleft()
             stamp, events = request.stamp, tuple(sorted(request.events))
-            if stamp.key is None:
-                alike.setdefault((stamp.epoch, stamp.arm, events), []).append(request.routed_at)
-            else:
-                firsts.append(FirstRequest(stamp.epoch, stamp.arm, stamp.key, request.routed_at, events))
+            firsts.append(FirstRequest(stamp.epoch, stamp.arm, stamp.key, request.routed_at, events))
+        alike: dict[tuple[int, int, tuple[str, ...]], list[float]] = {}
+        for (number, arm), times in self._alone.items():
+            while times and times[0] <= until:
+                at = times.popleft()
+                happened = self._marked.get((number, arm, at))
+                events = tuple(sorted(happened.pop().events)) if happened else ()
+                if happened == []:
+                    del self._marked[number, arm, at]
+                alike.setdefault((number, arm, events), []).append(at)
+        self._reported_until = max(self._reported_until, until)
         firsts += [FirstRequest(e, arm, None, at[0], events, len(at)) for (e, arm, events), at in alike.items()]
         traffic = tuple(Traffic(*at, total.requests, total.events) for at, total in self._traffic.items())
         self._sequence += 1
@@ -115,7 +135,11 @@ class Reporter:
         return True
 
     def _totals(self, stamp: Stamp) -> _Totals:
-        return self._traffic.setdefault((stamp.epoch, stamp.arm), _Totals())
+        at = stamp.epoch, stamp.arm
+        found = self._traffic.get(at)
+        if found is None:
+            found = self._traffic[at] = _Totals()
+        return found
 
     def _forget_keys(self) -> None:
         self._buckets = KeyBuckets(self.config.buckets)
