@@ -151,7 +151,7 @@ def test_columns_must_be_there_once_and_of_equal_length() -> None:
         ("pixels", {"datatype": "FP64", "data": [1, 2, 3, 4, 1e39, 6, 7, 8]}, "row 1: found 1e+39, expected finite"),
         ("pixels", {"shape": [2, 4]}, "found shape [2, 4], expected [n, 2, 2]"),
         ("leaves", {"data": ["2024-03-01", "yesterday"]}, "column 'leaves', row 1: found 'yesterday', expected a time"),
-        ("leaves", {"data": ["0001-01-01T00:00+14:00", None]}, "beyond the years 1 to 9999"),
+        ("leaves", {"data": ["0001-01-01T00:00+14:00", None]}, "expected a year from 1 to 9999"),
         ("leaves", {"datatype": "INT64", "data": [1, 2]}, "found datatype INT64, expected BYTES (ISO 8601)"),
         ("carrier", {"data": ["UA", "x" * 5000]}, "row 1: found text of 5000 characters, expected at most 4096"),
         ("month", {"datatype": "BYTES", "data": ["3", "may"]}, "column 'month', row 0: found '3', expected a number"),
