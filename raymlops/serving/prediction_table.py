@@ -60,9 +60,10 @@ class Record(NamedTuple):
 
 
 def bare(columns: Mapping[str, Column], known: tuple[str, ...]) -> Columns:
-    """`columns` of one row as values: a tenth of the memory waits for the writer, and what two threads touch is dear.
+    """`columns` of one row as values: less of it waits for the writer, and what two threads touch is dear.
 
-    `known` are the names of an earlier request, which are kept once. Columns of another length stay as they are.
+    `known` are the names of an earlier request, which are kept once. Columns of another length, or that are none, stay
+    as they are.
     """
     values: list[Any] = []
     try:
@@ -74,7 +75,7 @@ def bare(columns: Mapping[str, Column], known: tuple[str, ...]) -> Columns:
             else:
                 [value] = _listed(column) if isinstance(column, np.ndarray) else column
             values.append(value)
-    except ValueError:
+    except (ValueError, TypeError):  # the writer says what is wrong with them
         return columns
     names = tuple(columns)
     return (known if names == known else names), values

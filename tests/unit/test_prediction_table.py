@@ -75,6 +75,6 @@ def test_requests_of_one_row_kept_as_values_give_the_same_table(requests: list[d
     assert to_table(kept, "e", "r", frozenset("x")).equals(to_table(whole, "e", "r", frozenset("x")))
 
 
-def test_columns_of_another_length_are_kept_as_they_are() -> None:
-    for columns in ({"x": [1, 2]}, {"x": [1], "y": []}, {"x": np.ones(2)}):
+def test_what_is_no_column_of_one_row_is_kept_as_it_is() -> None:
+    for columns in ({"x": [1, 2]}, {"x": [1], "y": []}, {"x": np.ones(2)}, {"x": 7}):
         assert bare(columns, ()) is columns

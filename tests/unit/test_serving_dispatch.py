@@ -68,8 +68,7 @@ def test_an_answered_request_is_freed_at_once() -> None:
         gone = weakref.ref(values)
         await sent.ask({"x": values}, 1)
         del values
-        while sent.in_flight or sent._tasks:
-            await asyncio.sleep(0)
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
         return gone() is None
 
     gc.disable()
