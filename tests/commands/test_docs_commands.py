@@ -128,7 +128,13 @@ def test_an_interrupted_run_is_closed_and_says_so(project: Path, number: signal.
     command = [sys.executable, "-m", "raymlops", "run", "model.yaml", "--json"]
     command += ["--set", "train.epochs=100000", "--set", "search.scheduler=fifo"]
     with subprocess.Popen(
-        command, cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `make test &` ignores it for all
     ) as job:
         assert job.stderr is not None
         assert job.stdout is not None
