@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from raymlops.config.serving import PredictionLog as LogConfig
 from raymlops.serving.prediction_log import PredictionLog
@@ -14,6 +15,9 @@ from raymlops.serving.prediction_table import Record
 from raymlops.store import Store
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False), st.text("ab1", max_size=3)
+)
 ALL = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 
 

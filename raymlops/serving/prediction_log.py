@@ -20,7 +20,8 @@ from typing import Any
 
 from raymlops.config.serving import PredictionLog as LogConfig
 from raymlops.serving.logs import log_event
-from raymlops.serving.prediction_table import Column, Columns, Record, bare
+from raymlops.serving.packed_rows import Names, pack
+from raymlops.serving.prediction_table import Column, Record
 from raymlops.serving.prediction_writer import Encoded, PartWriter
 from raymlops.store import Store
 
@@ -36,12 +37,9 @@ class PredictionLog:
     def __init__(self, store: Store, endpoint: str, replica: str, config: LogConfig) -> None:
         self._config = config
         self._writer = PartWriter(store, endpoint, replica, frozenset(config.redact))
-        self._inputs: tuple[str, ...] = ()
-        self._outputs: tuple[str, ...] = ()
-        """Names of columns of the last request of one row."""
         self._lock = threading.Lock()
         self._pending: list[Record] = []
-        self._pending_bytes = 0
+        self._packed: dict[Names, list[bytes]] = {}
         self._rows = self._bytes = 0
         """Held: pending and being written."""
         self._open = True
@@ -77,15 +75,9 @@ class PredictionLog:
             with self._lock:
                 self._sampled_out += rows
             return True
-        given: Columns = inputs
-        found: Columns | None = outputs
-        if rows == 1:
-            given, found = bare(inputs, self._inputs), None if outputs is None else bare(outputs, self._outputs)
-            if isinstance(given, tuple):
-                self._inputs = given[0]
-            if isinstance(found, tuple):
-                self._outputs = found[0]
-        record = Record(time, prediction_id, version, variant, weight, key_hash, given, found, rows, latency, status)
+        packed = None
+        if rows == 1 and outputs is not None:
+            packed = pack((time, prediction_id, version, variant, weight, key_hash, latency, status), inputs, outputs)
         with self._lock:
             held = self._rows + rows
             if not self._open or held > self._config.queue_rows or self._bytes + size > _MOST_BYTES:
@@ -93,9 +85,12 @@ class PredictionLog:
                 return False
             self._rows = held
             self._bytes += size
-            self._pending_bytes += size
             self._accepted += rows
-            self._pending.append(record)
+            if packed is None:
+                head = time, prediction_id, version, variant, weight, key_hash
+                self._pending.append(Record(*head, inputs, outputs, rows, latency, status))
+            else:
+                self._packed.setdefault(packed[0], []).append(packed[1])
         if held * 2 > self._config.queue_rows and not self._wake.is_set():
             self._wake.set()
         return True
@@ -138,28 +133,28 @@ class PredictionLog:
             self._wake.clear()
             last = self._stop.is_set()  # read before taking: nothing is accepted after it
             due = clock.monotonic()
-            with self._lock:
-                taken, size = self._pending, self._pending_bytes
-                self._pending, self._pending_bytes = [], 0
-            self._flush(taken, size)
+            self._flush()
             self._writer.housekeeping(last)
             if last:
                 return
 
-    def _flush(self, records: list[Record], size: int) -> None:
-        if not records:
+    def _flush(self) -> None:
+        with self._lock:
+            records, packed, rows, size = self._pending, self._packed, self._rows, self._bytes
+            self._pending, self._packed = [], {}
+        if not rows:
             return
-        good, bad_rows = self._writer.encode(records)
+        good, bad_rows = self._writer.encode(records, packed)
         written = 0
-        for rows, part in good:
+        for number, part in good:
             if self._written_in_the_end(part):
-                written += rows
+                written += number
             else:
-                bad_rows += rows
+                bad_rows += number
         with self._lock:
             self._written += written
             self._dropped += bad_rows
-            self._rows -= sum(record.rows for record in records)
+            self._rows -= rows
             self._bytes -= size
 
     def _written_in_the_end(self, part: Encoded) -> bool:

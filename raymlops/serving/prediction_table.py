@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 Column = Sequence[Any] | np.ndarray[Any, Any]
-_FRACTIONS = (np.dtype(np.float64), np.dtype(np.float32))
+FIRST_TIME, LAST_TIME = -62_135_596_800, 253_402_300_800
+"""Start of year 1 and end of year 9999, in seconds since 1970."""
 
 HEAD = pa.schema(
     [
@@ -38,13 +39,8 @@ HEAD = pa.schema(
 )
 
 
-OneRow = tuple[tuple[str, ...], list[Any]]
-"""The columns of a request of one row: names and values."""
-Columns = Mapping[str, Column] | OneRow
-
-
 class Record(NamedTuple):
-    """One request; nothing but what `bare` says is copied or converted before the writer's turn."""
+    """One request; nothing of it is copied or converted before the writer's turn."""
 
     time: float
     prediction_id: str
@@ -52,33 +48,11 @@ class Record(NamedTuple):
     variant: str
     weight: float
     key_hash: int | str | None
-    inputs: Columns
-    outputs: Columns | None
+    inputs: Mapping[str, Column]
+    outputs: Mapping[str, Column] | None
     rows: int
     latency: float
     status: str
-
-
-def bare(columns: Mapping[str, Column], known: tuple[str, ...]) -> Columns:
-    """`columns` of one row as values: less of it waits for the writer, and what two threads touch is dear.
-
-    `known` are the names of an earlier request, which are kept once. Columns of another length, or that are none, stay
-    as they are.
-    """
-    values: list[Any] = []
-    try:
-        for column in columns.values():
-            if type(column) is list:
-                [value] = column
-            elif isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype in _FRACTIONS:
-                value = column.item()
-            else:
-                [value] = _listed(column) if isinstance(column, np.ndarray) else column
-            values.append(value)
-    except (ValueError, TypeError):  # the writer says what is wrong with them
-        return columns
-    names = tuple(columns)
-    return (known if names == known else names), values
 
 
 def key_text(key_hash: int | str | None) -> str | None:
@@ -87,56 +61,58 @@ def key_text(key_hash: int | str | None) -> str | None:
 
 
 def to_table(records: Sequence[Record], endpoint: str, replica: str, redact: frozenset[str] = frozenset()) -> pa.Table:
-    """One row per answered row. Raises ValueError when a column is not as long as its request has rows."""
+    """One row per answered row. Raises ValueError when a column is not as long as its request has rows, or a time is
+    not in the calendar."""
     columns = zip(*records, strict=True) if records else [()] * len(Record._fields)
     times, ids, versions, variants, weights, keys, inputs, outputs, sizes, latencies, statuses = map(list, columns)
-    rows = np.array(sizes, np.int64)
-    owner = np.repeat(np.arange(len(records)), rows)
-    first = np.repeat(np.cumsum(rows) - rows, rows)
-    total = len(owner)
-    single = total == len(records) and bool((rows == 1).all())
-
-    def spread(values: Column, kind: pa.DataType) -> pa.Array:
-        array = pa.array(values, kind)
-        return array if single else array.take(pa.array(owner))
-
-    micros = np.rint(np.array(times, np.float64) * 1e6).astype(np.int64)
-    head = [
-        spread(micros, pa.int64()).cast(HEAD.field("time").type),
-        spread(ids, pa.string()),
-        pa.array(np.arange(total) - first, pa.int32()),
-        pa.repeat(endpoint, total),
-        spread(versions, pa.string()),
-        spread(variants, pa.string()),
-        spread(weights, pa.float64()),
-        spread(list(map(key_text, keys)) if set(keys) != {None} else keys, pa.string()),
-        pa.repeat(replica, total),
-        spread(latencies, pa.float64()),
-        spread(statuses, pa.string()),
-    ]
-    arrays = dict(zip(HEAD.names, head, strict=True))
-    arrays |= {f"input.{name}": array for name, array in _arrays(inputs, sizes, redact).items()}
+    arrays = {f"input.{name}": array for name, array in _arrays(inputs, sizes, redact).items()}
     arrays |= {f"output.{name}": array for name, array in _arrays(outputs, sizes).items()}
-    return pa.table(arrays)
+    head = (times, ids, versions, variants, weights, keys, latencies, statuses)
+    return make_table(head, np.array(sizes, np.int64), endpoint, replica, arrays)
+
+
+def make_table(
+    head: Sequence[list[Any]],
+    sizes: np.ndarray[Any, Any] | None,
+    endpoint: str,
+    replica: str,
+    arrays: Mapping[str, pa.Array],
+) -> pa.Table:
+    """`arrays` beside the columns that every log has. `head`: times, ids, versions, variants, weights, key hashes,
+    latencies and statuses per request; `sizes`: the rows of each, None: one. Raises ValueError for a time that is not
+    in the calendar."""
+    times, ids, versions, variants, weights, keys, latencies, statuses = head
+    seconds = np.array(times, np.float64)
+    if not ((seconds >= FIRST_TIME) & (seconds < LAST_TIME)).all():  # false for NaN
+        raise ValueError("a time is not in the calendar")
+    micros = np.rint(seconds * 1e6).astype(np.int64)
+    requests = {
+        "time": pa.array(micros).cast(HEAD.field("time").type),
+        "prediction_id": pa.array(ids, pa.string()),
+        "version": pa.array(versions, pa.string()),
+        "variant": pa.array(variants, pa.string()),
+        "weight": pa.array(weights, pa.float64()),
+        "key_hash": pa.array(list(map(key_text, keys)) if set(keys) != {None} else keys, pa.string()),
+        "latency": pa.array(latencies, pa.float64()),
+        "status": pa.array(statuses, pa.string()),
+    }
+    position = np.zeros(len(ids), np.int32)
+    if sizes is not None and not (sizes == 1).all():
+        owner = np.repeat(np.arange(len(ids)), sizes)
+        position = (np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)).astype(np.int32)
+        requests = {name: array.take(pa.array(owner)) for name, array in requests.items()}
+    total = len(position)
+    same = {"endpoint": pa.repeat(endpoint, total), "replica": pa.repeat(replica, total)}
+    rows = requests | same | {"row": pa.array(position)}
+    return pa.table({name: rows[name] for name in HEAD.names} | dict(arrays))
 
 
 def _arrays(
-    requests: list[Columns | None], rows: list[int], redact: frozenset[str] = frozenset()
+    requests: list[Mapping[str, Column] | None], rows: list[int], redact: frozenset[str] = frozenset()
 ) -> dict[str, pa.Array]:
-    if set(map(type, requests)) == {tuple}:
-        names, values = zip(*requests, strict=True)
-        if names.count(names[0]) == len(names):
-            columns = zip(names[0], zip(*values, strict=True), strict=True)
-            return {name: values_to_array(list(column)) for name, column in columns if name not in redact}
-    given = [_mapping(columns) for columns in requests]
+    given = [columns or {} for columns in requests]
     wanted = (name for name in dict.fromkeys(chain.from_iterable(given)) if name not in redact)
     return {name: to_array(_pieces(given, name), rows) for name in wanted}
-
-
-def _mapping(columns: Columns | None) -> Mapping[str, Column]:
-    if isinstance(columns, tuple):
-        return {name: [value] for name, value in zip(*columns, strict=True)}
-    return columns or {}
 
 
 def _pieces(requests: list[Mapping[str, Column]], name: str) -> list[Column | None]:

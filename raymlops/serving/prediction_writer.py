@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymlops.serving.packed_rows import Packed, packed_table, unpacked
 from raymlops.serving.parts import Part, Tiers, day_of, replica_token, split_covered
 from raymlops.serving.prediction_reader import predictions_path, read_part
 from raymlops.serving.prediction_table import Record, to_table, unify
@@ -59,41 +61,46 @@ class PartWriter:
         self.last_error = ""
         encode(to_table([_SAMPLE], endpoint, replica))  # loads what Arrow loads late, which takes half a second
 
-    def encode(self, records: Sequence[Record]) -> tuple[list[tuple[int, Encoded]], int]:
+    def encode(self, records: Sequence[Record], packed: Packed | None = None) -> tuple[list[tuple[int, Encoded]], int]:
         """Parts with their rows, one per day; and the rows of requests that no table could be made of."""
+        packed = packed or {}
         try:
-            return self._encode(records), 0
+            return self._encode(records, packed), 0
         except Exception as error:  # one request must not take the others with it
             self.last_error = f"cannot log: {error}"
-        good = [record for record in records if self._is_sound(record)]
-        bad = sum(record.rows for record in records) - sum(record.rows for record in good)
+        every = [*records, *unpacked(packed)]
+        good = [record for record in every if self._is_sound(record)]
+        bad = sum(record.rows for record in every) - sum(record.rows for record in good)
         try:
-            return self._encode(good) if good else [], bad
+            return self._encode(good, {}) if good else [], bad
         except Exception as error:
             self.last_error = f"cannot log: {error}"
-            return [], sum(record.rows for record in records)
+            return [], sum(record.rows for record in every)
 
     def _is_sound(self, record: Record) -> bool:
         try:
-            self._encoded(day_of(record.time), [record], 0)
+            encode(self._table([record], {}))
+            day_of(record.time)
         except Exception:
             return False
         return True
 
-    def _encode(self, records: Sequence[Record]) -> list[tuple[int, Encoded]]:
-        days: dict[int, list[Record]] = {}
-        for record in records:
-            days.setdefault(int(record.time // 86_400), []).append(record)
-        made = []
-        for number, belonging in days.items():
-            day = day_of(number * 86_400.0)
-            self._sequence += 1
-            made.append((sum(record.rows for record in belonging), self._encoded(day, belonging, self._sequence)))
-        return made
+    def _table(self, records: Sequence[Record], packed: Packed) -> pa.Table:
+        whom = self._endpoint, self._replica, self._redact
+        tables = [packed_table(names, rows, *whom) for names, rows in packed.items()]
+        return unify([*tables, to_table(records, *whom)] if records else tables)
 
-    def _encoded(self, day: str, records: Sequence[Record], number: int) -> Encoded:
-        table = to_table(records, self._endpoint, self._replica, self._redact)
-        return Encoded(day, Part(self._token, number, number), encode(table), table)
+    def _encode(self, records: Sequence[Record], packed: Packed) -> list[tuple[int, Encoded]]:
+        table = self._table(records, packed)
+        days = table.column("time").cast(pa.int64()).to_numpy() // 86_400_000_000
+        numbers = np.unique(days)
+        made = []
+        for number in numbers:
+            self._sequence += 1
+            part = Part(self._token, self._sequence, self._sequence)
+            belonging = table if len(numbers) == 1 else table.filter(pa.array(days == number))
+            made.append((belonging.num_rows, Encoded(day_of(number * 86_400.0), part, encode(belonging), belonging)))
+        return made
 
     def write(self, encoded: Encoded) -> None:
         """Raises whatever the store raises; then nothing was written, and it may be called again."""

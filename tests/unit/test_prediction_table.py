@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prediction_cases import NOON, record
+from prediction_cases import NOON, SCALARS, record
 
-from raymlops.serving.prediction_table import bare, to_table, unify, values_to_array
+from raymlops.serving.prediction_table import to_table, unify, values_to_array
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,6 @@ def test_numpy_columns_keep_their_type() -> None:
     assert kinds == [pa.float64(), pa.int64(), pa.bool_(), pa.timestamp("us")]
 
 
-SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False), st.text("ab1", max_size=3)
-)
-
-
 @settings(max_examples=200, deadline=None)
 @given(
     requests=st.lists(st.dictionaries(st.sampled_from("xyz"), SCALARS, max_size=3), min_size=1, max_size=12),
@@ -62,19 +57,3 @@ def test_types_and_values_do_not_depend_on_how_requests_were_cut_into_parts(
     parts = [to_table(records[a:b], "e", "r") for a, b in pairwise(edges)]
     whole = to_table(records, "e", "r")
     assert unify(parts).select(whole.column_names).equals(whole)
-
-
-@given(st.lists(st.dictionaries(st.sampled_from("xyz"), SCALARS, max_size=3), min_size=1, max_size=8))
-def test_requests_of_one_row_kept_as_values_give_the_same_table(requests: list[dict[str, Any]]) -> None:
-    stamps = np.array(["2026-03-04T12:00"], "datetime64[ns]")
-    typed = {"f": np.ones(1, np.float32), "i": np.ones(1, np.int8), "t": stamps, "m": np.ones((1, 2), np.float32)}
-    whole = [record(n, inputs={k: [v] for k, v in columns.items()} | typed) for n, columns in enumerate(requests)]
-    kept = [one._replace(inputs=bare(one.inputs, ()), outputs=bare(one.outputs, ())) for one in whole]
-    assert all(isinstance(one.inputs, tuple) for one in kept)
-    assert to_table(kept, "e", "r").equals(to_table(whole, "e", "r"))
-    assert to_table(kept, "e", "r", frozenset("x")).equals(to_table(whole, "e", "r", frozenset("x")))
-
-
-def test_what_is_no_column_of_one_row_is_kept_as_it_is() -> None:
-    for columns in ({"x": [1, 2]}, {"x": [1], "y": []}, {"x": np.ones(2)}, {"x": 7}):
-        assert bare(columns, ()) is columns
