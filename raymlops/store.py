@@ -13,11 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from raymlops import conditional
 from raymlops.errors import StoreError
+
+CACHED = 4 << 20
+"""Bytes that `write_pieces` leaves in the page cache."""
 
 __all__ = ["Store", "StoreError", "filesystem_of"]
 
@@ -35,6 +38,21 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 
         filesystem, path = fsspec.core.url_to_fs(uri)
         return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
+
+
+def _write_uncached(file: BinaryIO, pieces: Iterable[bytes | memoryview]) -> None:
+    """Give back the cache's memory after every few megabytes, for the next ones: new memory for hundreds of megabytes
+    costs a processor several times what copying them does, and other files would lose theirs to it."""
+    waiting = 0
+    for piece in pieces:
+        view = memoryview(piece)
+        for start in range(0, len(view), CACHED):
+            waiting += file.write(view[start : start + CACHED])
+            if waiting >= CACHED and hasattr(os, "posix_fadvise"):
+                file.flush()
+                os.fdatasync(file.fileno())  # only what is on the disk can be dropped
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                waiting = 0
 
 
 @dataclass(frozen=True)
@@ -78,10 +96,14 @@ class Store:
 
         `sync=False` does not wait for the disk: for files that a hash elsewhere vouches for, or that can be made again.
         """
-        self.write_pieces(path, [data], sync)
+        self._write(path, [data], sync, cached=True)
 
     def write_pieces(self, path: str, pieces: Iterable[bytes | memoryview], sync: bool = True) -> None:
-        """As `write`, of content that comes in pieces, so that it is never in memory as a whole."""
+        """As `write`, of content that comes in pieces, so that it is never in memory as a whole, and of a local disk's
+        page cache takes little."""
+        self._write(path, pieces, sync, cached=False)
+
+    def _write(self, path: str, pieces: Iterable[bytes | memoryview], sync: bool, cached: bool) -> None:
         self._check(path)
         try:
             if not self.is_local:
@@ -100,7 +122,10 @@ class Store:
             temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
             try:
                 with temporary.open("wb") as file:
-                    file.writelines(pieces)
+                    if cached:
+                        file.writelines(pieces)
+                    else:
+                        _write_uncached(file, pieces)
                     if sync:
                         file.flush()
                         os.fsync(file.fileno())

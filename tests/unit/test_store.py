@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -223,3 +224,12 @@ def test_a_lost_answer_is_looked_up(
             store.create("entry", b"mine", exclusive=True)
     else:
         assert store.create("entry", b"mine", exclusive=True) is expected
+
+
+@given(st.lists(st.binary(max_size=40), max_size=6), st.integers(1, 20))
+def test_pieces_of_any_size_are_written_one_after_the_other(pieces: list[bytes], cached: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raymlops.store.CACHED", cached)
+        store = Store(folder)
+        store.write_pieces("a/file", pieces)
+        assert store.read("a/file") == b"".join(pieces)
