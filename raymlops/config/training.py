@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
@@ -55,6 +56,8 @@ class ElasticWorkers(Node):
 
     min: int = Field(ge=1)
     max: int = Field(ge=2)
+    check_every: timedelta = Field(default=timedelta(seconds=60), gt=timedelta(0))
+    """Time between two looks for room for more workers, which cost a restart from the last state."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ElasticWorkers:
@@ -109,6 +112,14 @@ class TrainConfig(Node):
     @property
     def most_workers(self) -> int:
         return self.workers if isinstance(self.workers, int) else self.workers.max
+
+
+def deciding(train: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `train` as plain data, what decides the weights: all but what a failure costs and when workers are added."""
+    kept = {name: value for name, value in train.items() if name not in ("checkpoint", "max_failures")}
+    if isinstance(kept["workers"], Mapping):
+        kept["workers"] = {name: value for name, value in kept["workers"].items() if name != "check_every"}
+    return kept
 
 
 class Dimension(Node):

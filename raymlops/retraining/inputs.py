@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
+from raymlops.config.training import deciding
 from raymlops.retraining.facts import Facts
 
 StepName = Literal["snapshot", "search", "refit", "gate", "register", "report"]
@@ -28,8 +29,6 @@ Outputs = Mapping[StepName, Mapping[str, Any]]
 
 ELSEWHERE = ("serving", "rollout", "labels", "monitoring", "retraining", "ray", "storage", "storage_shared")
 """Sections that no step of a job reads, or that only say where it runs."""
-SAFETY = ("checkpoint", "max_failures")
-"""Keys below `train` that change what a failure costs, and nothing that comes out."""
 
 
 def steps_of(config: Mapping[str, Any]) -> list[StepName]:
@@ -46,7 +45,7 @@ def job_key(facts: Facts) -> str:
     """What makes two runs the same job: the configuration as far as its steps read it, and what it was ordered for."""
     config = {name: value for name, value in facts.config.items() if name not in ELSEWHERE}
     data = {name: value for name, value in config["data"].items() if name != "in_memory_share"}
-    return key_of({"config": {**config, "data": data, "train": _training(config)}, "for": dict(facts.tags)})
+    return key_of({"config": {**config, "data": data, "train": deciding(config["train"])}, "for": dict(facts.tags)})
 
 
 def part_inputs(part: str, facts: Facts) -> Inputs:
@@ -69,7 +68,7 @@ def own_inputs(step: StepName, facts: Facts) -> Inputs:
         return _merged([*parts, ours])
     if step in ("search", "refit"):
         search = {k: v for k, v in facts.config["search"].items() if k != "refit"} if step == "search" else None
-        config = {**_picked(facts.config, "task", "seed", "model"), "train": _training(facts.config)}
+        config = {**_picked(facts.config, "task", "seed", "model"), "train": deciding(facts.config["train"])}
         return {
             "config": config if search is None else {**config, "search": search},
             "function": _functions(facts, "model.", "train."),
@@ -117,10 +116,6 @@ def _picked(config: Mapping[str, Any], *paths: str) -> dict[str, Any]:
             place, given = place.setdefault(name, {}), given[name]
         place[leaf] = given[leaf]
     return found
-
-
-def _training(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config["train"].items() if name not in SAFETY}
 
 
 def _functions(facts: Facts, *fields: str) -> dict[str, str]:

@@ -6,13 +6,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raymlops.config.training import ElasticWorkers
 from raymlops.config.tree import Config
 from raymlops.errors import RaymlopsError
 from raymlops.store import Store
 from raymlops.training.trial import Handles, TrialContext, fit, open_rows
 
 WORKER_START_ATTEMPTS = 3
-"""Ray retries a worker group that did not come up for ever unless told otherwise."""
+"""Ray retries a worker group that did not come up for ever unless told otherwise. An elastic one may fail once more per
+lost node, when Ray still counts on the node."""
 PLACEMENT = "placement-group"
 """File beside the checkpoint that names the placement group while its trial runs."""
 
@@ -38,7 +40,9 @@ def run_data_parallel(
     from ray.train.torch import TorchTrainer
 
     train = config.train
-    workers = train.workers if isinstance(train.workers, int) else (train.workers.min, train.workers.max)
+    elastic: dict[str, Any] = {}
+    if isinstance(train.workers, ElasticWorkers):
+        elastic["elastic_resize_monitor_interval_s"] = train.workers.check_every.total_seconds()
     resources = {"CPU": train.cpus_per_worker}
     if train.gpus_per_worker:
         resources["GPU"] = train.gpus_per_worker
@@ -78,7 +82,10 @@ def run_data_parallel(
     trainer = TorchTrainer(
         worker,
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=train.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=train.workers if not elastic else (train.least_workers, train.most_workers),
+            use_gpu=train.gpus_per_worker > 0,
+            resources_per_worker=resources,
+            **elastic,
         ),
         # Equal storage path and name would mean "resume", so every attempt has a name of its own.
         run_config=RunConfig(
@@ -86,7 +93,8 @@ def run_data_parallel(
             storage_path=context.store.location(f"{context.path}/ray-train"),
             callbacks=[*callbacks, EndOnOurErrors()],
             failure_config=FailureConfig(
-                max_failures=train.max_failures, controller_failure_limit=WORKER_START_ATTEMPTS
+                max_failures=train.max_failures,
+                controller_failure_limit=WORKER_START_ATTEMPTS + (train.max_failures if elastic else 0),
             ),
         ),
     )

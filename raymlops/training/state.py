@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load as load_tensors
 
+from raymlops.config.training import deciding
 from raymlops.config.tree import Config
 from raymlops.errors import IntegrityError, RaymlopsError
 from raymlops.store import Store
@@ -78,8 +79,7 @@ def identity_of(snapshot: str, config: Config, start: str | None, refit: bool, u
     the epoch that it is ended after.
     """
     parts = config.model_dump(mode="json", by_alias=True, include={"seed", "task", "model", "train"})
-    for operational in ("checkpoint", "max_failures"):
-        del parts["train"][operational]
+    parts["train"] = deciding(parts["train"])
     how = {"format": FORMAT, "snapshot": snapshot, "start": start, "refit": refit, "until": until}
     text = json.dumps({**parts, **how}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

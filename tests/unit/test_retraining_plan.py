@@ -239,6 +239,15 @@ def test_retrainings_are_jobs_of_their_own_and_checkpoints_are_not_inputs() -> N
     assert key_of(own_inputs("search", often)) == key_of(own_inputs("search", known))
 
 
+def test_when_workers_are_added_makes_no_other_job() -> None:
+    one, other, more = (
+        facts(train__workers={"min": 1, "max": most, "check_every": every})
+        for most, every in ((2, 60), (2, 1), (3, 60))
+    )
+    assert job_key(one) == job_key(other) != job_key(more)
+    assert key_of(own_inputs("search", one)) == key_of(own_inputs("search", other))
+
+
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3),
     lambda inner: (
