@@ -1,7 +1,7 @@
 """What a kill costs, and what it costs to be able to say so: `python -m benchmarks.recovery`.
 
-The flights job is killed at the beginning of every step, at random moments, alone and with all of its local Ray, and
-run again to its end. Lost is work that was done since the last file that the next run goes on from.
+The flights job is killed at the beginning of every step and at random moments, alone, with all of its local Ray or that
+Ray alone, and run again to its end. Lost is work that was done since the last file that the next run goes on from.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ CHANGES = ["search.scheduler=fifo", "search.trials=6"]
 """fifo, so that the weights can be compared: which trials asha stops depends on timing."""
 STEPS = ("snapshot", "search", "refit", "gate", "register", "report")
 RANDOM = 20
+VICTIMS = DRIVER, BOTH, RAY = "driver", "driver and all of Ray", "all of Ray"
 EVERY = 30.0
 """Seconds between two stored states of a training, the default of `train.checkpoint.every`."""
 GONE_SECONDS = 30.0
 WHAT = (
     "`raymlops run configs/flights.yaml` with six trials and `scheduler: fifo`, killed with SIGKILL as soon as a step "
-    "had begun, or at a moment drawn over the length of an undisturbed run, alone or with all of its local Ray, and "
-    "then run again. Lost is what had been done since the last file that the next run went on from. A step "
-    "that the next run did was under way or still to come; within the search, trials that had ended were kept and "
-    "those under way went on. The journal is facts, hashes, plans, records and lock, timed in one whole "
-    "run of the job as it stands in the repository."
+    "had begun, or at a moment drawn over the length of an undisturbed run: alone, with all of its local Ray, or that "
+    "Ray alone, which the driver then has to notice by itself. Then it was run again. Lost is what had been done since "
+    "the last file that the next run went on from. A step that the next run did was under way or still to come; within "
+    "the search, trials that had ended were kept and those under way went on. The journal is facts, hashes, plans, "
+    "records and lock, timed in one whole run of the job as it stands in the repository."
 )
 
 
@@ -52,6 +53,7 @@ class Process:
     settings: Sequence[str]
     started: float = field(default_factory=time.time)
     lines: list[tuple[float, str]] = field(default_factory=list)
+    family: list[psutil.Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         changes = [f"storage={self.storage}", *self.settings]
@@ -80,15 +82,22 @@ class Process:
             time.sleep(0.01)
         return False
 
-    def kill(self, everything: bool) -> float:
-        """SIGKILL of the driver, or of all that it started and then of itself; returns when."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
+    def kill(self, victims: str) -> float:
+        """SIGKILL of those of `VICTIMS`; returns when."""
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
         at = time.time()
-        for member in family if everything else []:
+        for member in [] if victims == DRIVER else self.family:
             _kill(member.pid)
-        _kill(self.process.pid)
+        if victims != RAY:
+            _kill(self.process.pid)
+            self.process.wait()
+        return at
+
+    def gone(self) -> float:
+        """Wait for the end of all, a spared driver's own included; returns when that was."""
         self.process.wait()
-        _, left = psutil.wait_procs(family, timeout=GONE_SECONDS)
+        at = time.time()
+        _, left = psutil.wait_procs(self.family, timeout=GONE_SECONDS)
         for member in left:
             _kill(member.pid)
         return at
@@ -129,7 +138,11 @@ def _status(found: dict[str, Any]) -> str:
 
 
 def _newest(paths: Sequence[Path]) -> float:
-    return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
+    times = [0.0]
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # an old state, removed meanwhile
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 @dataclass(frozen=True)
@@ -146,28 +159,32 @@ class Kill:
     """That had ended and were not trained again."""
     finish_s: float
     """Until the next run was done, with the start of Ray."""
+    told_s: float
+    """Until the process had ended; where it was spared, because it had noticed."""
     same: bool
     """Weights, run and number of records as if nothing had happened."""
 
 
-def _kill_one(folder: Path, point: str, everything: bool, expected: dict[str, Any], delay: float | None) -> Kill:
+def _kill_one(folder: Path, point: str, victims: str, expected: dict[str, Any], delay: float | None) -> Kill:
     storage = folder / f"killed-{time.time_ns()}"
     first = Process(storage, CHANGES)
     if delay is None:
         first.wait_for(f"{point}: ")
     else:
+        if victims == RAY:
+            first.wait_for("start: done")
         time.sleep(max(0.0, first.started + delay - time.time()))
-    at = first.kill(everything)
+    at = first.kill(victims)
     root = storage / "runs" / "flights"
-    lost = work_lost(root, at)
+    lost = max(0.0, work_lost(root, at))
     ended = [json.loads(path.read_text()) for path in root.glob("*/trial-*/record.json")]
     kept = sum(_status(found) not in ("pending", "running") for found in ended)
+    told = first.gone() - at
     again = Process(storage, CHANGES).result()
     runs, trials = _recorded(storage)
     same = again["weights_sha256"] == expected["weights_sha256"] and (runs, trials) == (1, 6)
     undone = [step for step in STEPS if step not in again["reused"]]
-    what = "driver and all of Ray" if everything else "driver"
-    return Kill(point, what, at - first.started, lost, undone, kept, again["wall"], same)
+    return Kill(point, victims, at - first.started, lost, undone, kept, again["wall"], told, same)
 
 
 def _recorded(storage: Path) -> tuple[int, int]:
@@ -236,14 +253,14 @@ def measure(quick: bool) -> Report:
         folder = Path(name)
         undisturbed = Process(folder / "undisturbed", CHANGES).result()
         kills = [
-            _kill_one(folder, step, everything, undisturbed, None)
-            for everything in (False, True)
-            for step in (STEPS[1:2] if quick or everything else STEPS)
+            _kill_one(folder, step, victims, undisturbed, None)
+            for victims in VICTIMS
+            for step in (STEPS[1:2] if quick or victims != DRIVER else STEPS)
         ]
         draw = random.Random(7)
-        for number in range(2 if quick else RANDOM):
+        for number in range(3 if quick else RANDOM):
             delay = draw.uniform(0.0, undisturbed["wall"])
-            kills.append(_kill_one(folder, f"random {number + 1}", number % 2 == 1, undisturbed, delay))
+            kills.append(_kill_one(folder, f"random {number + 1}", VICTIMS[number % 3], undisturbed, delay))
             print(f"... {kills[-1]}", file=sys.stderr, flush=True)
         journal = in_child(overhead, storage=str(folder / "overhead"))
         same = []
@@ -255,7 +272,8 @@ def measure(quick: bool) -> Report:
     same_as_undisturbed = sum(k.same for k in kills)
     share = journal["journal_s"] / journal["total_s"]
     rows = [
-        [k.point, k.what, k.after_s, k.lost_s, ", ".join(k.again) or "nothing", k.trials, k.finish_s] for k in kills
+        [k.point, k.what, k.after_s, k.lost_s, ", ".join(k.again) or "nothing", k.trials, k.told_s, k.finish_s]
+        for k in kills
     ]
     return Report(
         name="recovery",
@@ -264,11 +282,21 @@ def measure(quick: bool) -> Report:
         tables=[
             Table(
                 "Kills",
-                ("killed at", "what", "after s", "lost s", "done by the next run", "trials kept", "next run s"),
+                (
+                    "killed at",
+                    "what",
+                    "after s",
+                    "lost s",
+                    "done by the next run",
+                    "trials kept",
+                    "ended s",
+                    "next run s",
+                ),
                 rows,
                 notes=[
                     f"{same_as_undisturbed} of {len(kills)} ended in one tracked run of six trials with the "
-                    "undisturbed weights."
+                    "undisturbed weights.",
+                    "ended: until the driver had ended, by itself where only its Ray was killed.",
                 ],
             ),
             Table(

@@ -15,6 +15,7 @@ from raymlops import __version__
 from raymlops.config_cli import app as config_app
 from raymlops.errors import RaymlopsError
 from raymlops.labels_cli import app as labels_app
+from raymlops.last_words import last_words
 from raymlops.lineage_cli import diff, gc, lineage, reproduce
 from raymlops.loop_cli import app as loop_app
 from raymlops.monitor_cli import monitor
@@ -45,11 +46,7 @@ def main() -> None:
 
 
 def _fail(error: RaymlopsError) -> None:
-    if "--json" in sys.argv:
-        print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-    lines = [*(str(error).splitlines() or [type(error).__name__]), *getattr(error, "__notes__", [])]
-    for number, line in enumerate(lines):
-        print(f"{'       ' if number else 'error: '}{line}", file=sys.stderr)
+    last_words(error)
     sys.exit(error.exit_code)
 
 

@@ -6,13 +6,14 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
 from raymlops.config.tree import Config, RayConfig
 from raymlops.errors import ConfigError, RaymlopsError
+from raymlops.ray_loss import guarded, servers
 from raymlops.store import Store
 
 # Read by Ray when it is imported or started: usage reports off (nothing leaves the machine unasked), quiet progress.
@@ -31,6 +32,8 @@ class Cluster:
     nodes: int
     cpus: float
     gpus: float
+    lost: Callable[[], bool] = lambda: False
+    """Whether the Ray that was started here has ended meanwhile."""
 
     def __str__(self) -> str:
         kind = "local Ray" if self.started_here else f"cluster at {self.address}"
@@ -59,7 +62,7 @@ def connected(config: RayConfig) -> Iterator[Cluster]:
     """A connection to Ray for the duration of a job: an existing one, `ray.address`, `RAY_ADDRESS`, or a local start.
 
     A local Ray listens on loopback and is stopped at the end; a joined cluster is only left. Raises RaymlopsError when
-    the cluster cannot be reached.
+    the cluster cannot be reached, RayLost as soon as a local Ray ends before the work does.
     """
     prepare_environment()
     import ray
@@ -81,19 +84,22 @@ def connected(config: RayConfig) -> Iterator[Cluster]:
         except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
             where = f"the cluster at {address}" if address else "a local Ray"
             raise RaymlopsError(f"ray: cannot start or join {where}: {str(error).splitlines()[0]}") from error
-    stack = ExitStack()
-    if owned:
-        stack.enter_context(_termination_interrupts())
-        stack.callback(ray.shutdown)
-    with stack:
+    started_here = owned and not (address and address != "local")
+    with ExitStack() as stack:
+        guard = stack.enter_context(guarded(servers() if started_here else []))
+        if owned:
+            stack.enter_context(_termination_interrupts())
+            stack.callback(ray.shutdown)
+        stack.callback(guard.release)
         alive = [node for node in ray.nodes() if node["Alive"]]
         resources = ray.cluster_resources()
         yield Cluster(
             address=ray.get_runtime_context().gcs_address,
-            started_here=owned and not (address and address != "local"),
+            started_here=started_here,
             nodes=len(alive),
             cpus=resources.get("CPU", 0.0),
             gpus=resources.get("GPU", 0.0),
+            lost=guard.lost,
         )
 
 

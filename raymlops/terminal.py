@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from raymlops.last_words import redirected
 from raymlops.store import Store, StoreError
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ class Terminal:
         sys.stdout.flush()
         sys.stderr.flush()
         saved = os.dup(1), os.dup(2)
+        redirected.append(saved)
         with path.open("ab") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -182,6 +184,7 @@ class Terminal:
             sys.stderr.flush()
             os.dup2(saved[0], 1)
             os.dup2(saved[1], 2)
+            redirected.remove(saved)
             for descriptor in saved:
                 os.close(descriptor)
             self._quiet_depth -= 1

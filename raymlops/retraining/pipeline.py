@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -107,7 +107,7 @@ def _work(
 
     functions = {name: resolve(path, name) for name, path in user_functions(desk.config).items()}
     earlier, own = desk.earlier, desk.own
-    with _engine(desk, steps, any(planned.runs and planned.step in ON_RAY for planned in plan)):
+    with _engine(desk, steps, any(planned.runs and planned.step in ON_RAY for planned in plan)) as lost:
         built, failure = None, None
         made: dict[StepName, dict[str, Any]] = {}
         if earlier is not None and plan[0].runs:
@@ -130,7 +130,7 @@ def _work(
             close_run(desk.tracking, own, "killed or interrupted; what it read has changed since, so another run began")
         if adopt is None and forced is None and failure is None:
             adopt = orphan(desk.tracking, desk.config.name, JOB_TAG, desk.key)
-        with _tracked(desk, forced, adopt, steps.watch) as (tracker, record):
+        with _tracked(desk, forced, adopt, steps.watch, lost) as (tracker, record):
             if failure is not None:
                 raise failure
             from raymlops.retraining.job import Job
@@ -158,8 +158,10 @@ def _why_not(plan: Sequence[Planned]) -> str:
 
 
 @contextmanager
-def _tracked(desk: Desk, forced: StepName | None, adopt: str | None, watch: Watch) -> Iterator[tuple[Any, JobRecord]]:
-    """An open run, new or adopted, and the job's record of how it ends."""
+def _tracked(
+    desk: Desk, forced: StepName | None, adopt: str | None, watch: Watch, lost: Callable[[], bool]
+) -> Iterator[tuple[Any, JobRecord]]:
+    """An open run, new or adopted, and the job's record of how it ends. `lost` tells whether Ray is."""
     from raymlops.registry.tracking import Tracker
     from raymlops.training.search import SearchFailed
 
@@ -191,8 +193,9 @@ def _tracked(desk: Desk, forced: StepName | None, adopt: str | None, watch: Watc
             yield tracker, record
         except Held:
             raise  # the record is another process's by now
-        except (Refused, ConfigError, DataError, SearchFailed) as error:  # the same would come of it again
-            settle("failed", str(error))
+        except (Refused, ConfigError, DataError, SearchFailed) as error:
+            # The same would come of it again, unless it came of a Ray that is not there any more.
+            settle("stopped" if lost() else "failed", str(error))
             raise
         except BaseException as error:
             settle("stopped", f"{type(error).__name__}: {error}")
@@ -201,9 +204,11 @@ def _tracked(desk: Desk, forced: StepName | None, adopt: str | None, watch: Watc
 
 
 @contextmanager
-def _engine(desk: Desk, steps: Steps, needed: bool) -> Iterator[None]:
-    """Ray and the modules that take seconds to import; the latter alone when no step needs Ray."""
+def _engine(desk: Desk, steps: Steps, needed: bool) -> Iterator[Callable[[], bool]]:
+    """Ray and the modules that take seconds to import; the latter alone when no step needs Ray. Yields a function that
+    tells whether a local Ray has ended meanwhile."""
     with ExitStack() as stack:
+        cluster = None
         with steps.step("start", "Ray and tracking" if needed else "tracking"):
             # Importing MLflow and torch takes seconds, and so does starting Ray: do both at once.
             imports = threading.Thread(target=_import_slow_modules, name="imports", daemon=True)
@@ -217,7 +222,7 @@ def _engine(desk: Desk, steps: Steps, needed: bool) -> Iterator[None]:
                 steps.watch.note(str(cluster))
                 for reason in _check_fits(desk.config):
                     steps.watch.note(f"not exact: {reason}")
-        yield
+        yield (lambda: False) if cluster is None else cluster.lost
 
 
 def _check_fits(config: Config) -> list[str]:
