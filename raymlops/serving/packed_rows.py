@@ -25,26 +25,21 @@ _HEAD = 8
 _PLAIN = frozenset({str, float, int, bool, type(None)})
 """What bytes give back as it was."""
 _KINDS = "fiubU"
-"""Of arrays: of whose values `tolist` makes plain ones without a change; not of times, say."""
+"""Of an array's values, those that `item` makes plain without a change; not times, say."""
 _AT_ONCE = 500
 """Rows that are taken apart without letting another thread in: for less than a millisecond."""
 
 
 def pack(head: Head, inputs: Mapping[str, Column], outputs: Mapping[str, Column]) -> tuple[Names, bytes] | None:
     """A request of one row. None if a column has not exactly one plain value: it has to wait as it is."""
-    values: list[Any] = []
     try:
-        for columns in (inputs, outputs):
-            for column in columns.values():
-                if isinstance(column, np.ndarray):
-                    [value] = column.tolist() if column.dtype.kind in _KINDS else column
-                else:
-                    [value] = column
-                values.append(value)
+        values = [value for [value] in (*inputs.values(), *outputs.values())]
     except (ValueError, TypeError):  # the writer says what is wrong with them
         return None
     if not _PLAIN.issuperset(map(type, values)):
-        return None
+        values = [v.item() if isinstance(v, np.generic) and v.dtype.kind in _KINDS else v for v in values]
+        if not _PLAIN.issuperset(map(type, values)):
+            return None
     return (tuple(inputs), tuple(outputs)), marshal.dumps((*head, *values))
 
 

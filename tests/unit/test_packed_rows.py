@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prediction_cases import SCALARS, append, ids, opened, record
 
-from raymlops.serving.packed_rows import Names, pack
+from raymlops.serving.packed_rows import Names, pack, packed_table
 from raymlops.serving.prediction_table import Record, to_table
 from raymlops.serving.prediction_writer import PartWriter
 from raymlops.store import Store
@@ -53,7 +53,6 @@ def test_packed_requests_give_the_same_table(requests: list[dict[str, Any]], red
         {"x": np.ones(2)},
         {"x": np.float64(1)},
         {"x": 7},
-        {"x": [np.float64(1)]},
         {"x": [[1.0, 2.0]]},
         {"x": np.ones((1, 2))},
         {"x": [b"raw"]},
@@ -62,6 +61,16 @@ def test_packed_requests_give_the_same_table(requests: list[dict[str, Any]], red
 )
 def test_what_is_no_column_of_one_plain_value_is_not_packed(columns: Any) -> None:
     assert pack((0.0, "", "", "", 0.0, None, 0.0, ""), columns, {}) is None
+
+
+@pytest.mark.parametrize(
+    "value", [np.float64(1), np.float32(0.1), np.int8(-3), np.uint64(2**64 - 1), np.bool_(1), np.str_("a")]
+)
+def test_a_value_of_numpy_becomes_the_plain_one_that_an_unpacked_request_has(value: Any) -> None:
+    for column in ([value], np.array([value])):
+        one = record(1, inputs={"x": column}, outputs={"y": column})
+        [(names, rows)] = packed([one]).items()
+        assert packed_table(names, rows, "e", "r", frozenset()) == to_table([one], "e", "r")
 
 
 def test_one_bad_request_does_not_take_the_packed_ones_with_it(tmp_path: Path) -> None:
