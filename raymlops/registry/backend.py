@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,7 +92,19 @@ class Tracking:
         self.database.parent.mkdir(parents=True, exist_ok=True)
         with self.database.with_name(f".{self.database.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.database.exists():
+                self._create(self.database)
             yield
+
+    def _create(self, database: Path) -> None:
+        """Under another name until it is whole: MLflow cannot go on with tables whose making was cut short."""
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        for left in database.parent.glob(f".{database.name}.new-*"):
+            left.unlink()
+        new = database.with_name(f".{database.name}.new-{uuid.uuid4().hex}")
+        SqlAlchemyStore(f"sqlite:///{new}", self.artifacts).engine.dispose()
+        new.rename(database)
 
 
 def prepare_environment() -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,23 @@ def test_a_server_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     with pytest.raises(RaymlopsError, match=f"nobody answers at http://127.0.0.1:{port}"):
         _ = tracking(f"http://user:secret@127.0.0.1:{port}", Store(str(tmp_path))).client
+
+
+KILLED_WHILE_MAKING = """
+import os, signal, sys
+from alembic.ddl.impl import DefaultImpl
+from raymlops.registry.backend import tracking
+from raymlops.store import Store
+
+DefaultImpl.drop_table = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+tracking(None, Store(sys.argv[1])).client
+"""
+
+
+def test_a_database_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED_WHILE_MAKING, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    embedded = tracking(None, Store(str(tmp_path)))
+    assert not embedded.exists
+    assert [experiment.name for experiment in embedded.client.search_experiments()] == ["Default"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
