@@ -1,15 +1,20 @@
-"""A small job, and the program that kills it.
+"""A small job, and the programs that kill it.
 
-    python job_world.py BASE POINT...      one process per POINT, one after the other, each killed there
+    python job_world.py BASE at POINT...           one process per POINT, one after the other, each killed there
+    python job_world.py BASE at-random SEED KILLS  processes one after the other, until so many were killed
 
 Python, torch and MLflow are imported once; every process is a fork that joins Ray by itself, if it needs it at all.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import random
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from conftest import configured  # noqa: E402
 from raymlops.config.tree import Config  # noqa: E402
 from raymlops.registry.backend import prepare_environment  # noqa: E402
 from raymlops.retraining.pipeline import run_job  # noqa: E402
+from raymlops.retraining.records import Records  # noqa: E402
 from raymlops.retraining.watch import Silent  # noqa: E402
 
 POINTS = [
@@ -39,6 +45,9 @@ POINTS = [
     "the run is not closed",
     "the job is not done",
 ]
+
+LONGEST_LIFE = 0.5
+"""Of the time that an undisturbed process takes: enough for each step, and seldom for all."""
 
 
 def job(base: Path, **changes: Any) -> Config:
@@ -76,7 +85,6 @@ def set_trap(point: str) -> None:
 
     import raymlops.data.build
     from raymlops.registry.tracking import Tracker
-    from raymlops.retraining.records import Records
 
     client = mlflow.MlflowClient
     step, _, rest = point.partition(" ")
@@ -100,8 +108,65 @@ def set_trap(point: str) -> None:
         before(Records, "write_job", lambda self, record: record.status == "done")
 
 
+def live(base: Path, storage: str, point: str) -> None:
+    """One process of the job, which tells what came of it if it lives to see the end."""
+    set_trap(point)
+    result = run_job(job(base, storage=str(base / storage)), base, Silent())
+    print(f"{storage} {result.run_id} {result.weights_sha256} {','.join(result.reused)}", flush=True)
+    os._exit(0)
+
+
+def begin(*life: Any) -> Any:
+    process = multiprocessing.get_context("fork").Process(target=live, args=life)
+    process.start()
+    return process
+
+
+def kill_at(base: Path, *points: str) -> None:
+    for point in points:
+        process = begin(base, "storage", point)
+        process.join()
+        died = process.exitcode == -signal.SIGKILL
+        print(f"{point}: {'killed' if died else f'ended {process.exitcode}'}", flush=True)
+
+
+def kill_at_random(base: Path, seed: str, kills: str) -> None:
+    """After a process that is left alone. A job that is done in spite of them is followed by one with a storage of its
+    own; the last one is left to finish."""
+    began = time.monotonic()
+    begin(base, "undisturbed", "never").join()
+    longest = LONGEST_LIFE * (time.monotonic() - began)
+    draw, killed, storages = random.Random(seed), 0, 1
+    while True:
+        life = draw.uniform(0, longest) if killed < int(kills) else None
+        process = begin(base, f"storage-{storages}", "never")
+        process.join(life)
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            killed += 1
+            print(f"storage-{storages}: killed after {life:.2f} s", file=sys.stderr)
+        elif process.exitcode or killed == int(kills):
+            sys.exit(process.exitcode)
+        else:
+            storages += 1
+
+
+def world(base: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """This program, with the Ray of this process."""
+    import ray
+
+    return subprocess.run(
+        [sys.executable, __file__, str(base), *arguments],
+        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
 def main() -> None:
-    base = Path(sys.argv[1])
+    base, mode, *arguments = sys.argv[1:]
     prepare_environment()
     import mlflow  # noqa: F401
     import torch  # noqa: F401
@@ -110,16 +175,7 @@ def main() -> None:
     import raymlops.retraining.job
     import raymlops.training.search  # noqa: F401
 
-    for point in sys.argv[2:]:
-        child = os.fork()
-        if child == 0:
-            set_trap(point)
-            result = run_job(job(base), base, Silent())
-            print(f"{result.run_id} {result.weights_sha256} {','.join(result.reused)}", flush=True)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        died = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        print(f"{point}: {'killed' if died else f'ended {status}'}", flush=True)
+    {"at": kill_at, "at-random": kill_at_random}[mode](Path(base), *arguments)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import frame
-from job_world import HERE, POINTS, job
+from job_world import POINTS, job, world
 
 from raymlops.config.tree import Config
 from raymlops.lock import Held, hold
@@ -42,29 +42,8 @@ def nested(config: Config, run_id: str) -> list[Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def killed(base: Path, ray_session: None) -> tuple[str, str]:
-    """Run and weights of a job whose process was killed at every point in turn, and then left to finish."""
-    import ray
-
-    done = subprocess.run(
-        [sys.executable, str(HERE / "job_world.py"), str(base), *POINTS, "never"],
-        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    *deaths, told, end = done.stdout.splitlines()
-    assert deaths == [f"{point}: killed" for point in POINTS], done.stderr[-3000:]
-    assert end == "never: ended 0", done.stderr[-3000:]
-    run_id, weights, reused = told.split()
-    assert reused.split(",") == STEPS, "what was left to do was to say so"
-    return run_id, weights
-
-
-def test_one_run_holds_everything_once(base: Path, killed: tuple[str, str]) -> None:
-    run_id, _ = killed
-    config = job(base)
+def check_once(config: Config, run_id: str) -> None:
+    """One run holds everything, once."""
     [run] = list_runs(config.storage, None)
     assert (run.run_id, run.status, run.verdict, run.version) == (run_id, "FINISHED", "blessed", "1")
     [model] = list_models(config.storage, None)
@@ -86,10 +65,39 @@ def test_one_run_holds_everything_once(base: Path, killed: tuple[str, str]) -> N
     assert (record.run_id, record.status) == (run_id, "done")
 
 
+@pytest.fixture(scope="module")
+def killed(base: Path, ray_session: None) -> tuple[str, str]:
+    """Run and weights of a job whose process was killed at every point in turn, and then left to finish."""
+    done = world(base, "at", *POINTS, "never")
+    *deaths, told, end = done.stdout.splitlines()
+    assert deaths == [f"{point}: killed" for point in POINTS], done.stderr[-3000:]
+    assert end == "never: ended 0", done.stderr[-3000:]
+    _, run_id, weights, reused = told.split()
+    assert reused.split(",") == STEPS, "what was left to do was to say so"
+    return run_id, weights
+
+
+def test_one_run_holds_everything_once(base: Path, killed: tuple[str, str]) -> None:
+    check_once(job(base), killed[0])
+
+
 def test_the_weights_are_those_of_an_undisturbed_run(base: Path, killed: tuple[str, str]) -> None:
     undisturbed = run_job(job(base, storage=str(base / "other")), base, Silent())
     assert undisturbed.weights_sha256 == killed[1]
     assert undisturbed.reused == []
+
+
+def test_twenty_kills_at_random_moments_change_nothing(base: Path) -> None:
+    """About 80 s on two cores: the points above are moments that somebody thought of, and twenty others need as long."""
+    seed = str(random.SystemRandom().randrange(10**6))
+    done = world(base, "at-random", seed, "20")
+    print(f"seed {seed}\n{done.stdout}{done.stderr[-6000:]}")
+    assert done.returncode == 0
+    undisturbed, *others = [line.split() for line in done.stdout.splitlines()]
+    assert undisturbed[0] == "undisturbed" and others
+    for storage, run_id, weights, *_ in others:
+        check_once(job(base, storage=str(base / storage)), run_id)
+        assert weights == undisturbed[2], storage
 
 
 NOTHING_TO_DO = """
