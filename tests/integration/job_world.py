@@ -37,6 +37,7 @@ POINTS = [
     "search is not recorded",
     "refit is not recorded",
     "gate is not recorded",
+    "the winner has no hash",
     "the model is half stored",
     "the verdict is half recorded",
     "the version has no alias",
@@ -84,6 +85,7 @@ def set_trap(point: str) -> None:
     import mlflow
 
     import raymlops.data.build
+    from raymlops.registry.names import SHA256_TAG, WINNER
     from raymlops.registry.tracking import Tracker
 
     client = mlflow.MlflowClient
@@ -96,6 +98,8 @@ def set_trap(point: str) -> None:
         after(raymlops.data.build, "write_shards")
     elif point == "a trial is half recorded":
         before(client, "set_terminated")
+    elif point == "the winner has no hash":
+        before(Tracker, "tag", lambda self, tags: SHA256_TAG + WINNER in tags)
     elif point == "the model is half stored":
         before(client, "finalize_logged_model")
     elif point == "the verdict is half recorded":

@@ -16,11 +16,13 @@ from job_world import POINTS, job, world
 
 from raymlops.config.tree import Config
 from raymlops.lock import Held, hold
+from raymlops.registry.ancestry import lineage_of
 from raymlops.registry.backend import tracking
 from raymlops.registry.catalog import list_models, list_runs
 from raymlops.retraining.desk import Desk, Origin
 from raymlops.retraining.pipeline import plan_job, run_job
 from raymlops.retraining.records import Records
+from raymlops.retraining.reproduction import reproduce
 from raymlops.retraining.watch import Silent
 from raymlops.store import Store
 
@@ -85,6 +87,14 @@ def test_the_weights_are_those_of_an_undisturbed_run(base: Path, killed: tuple[s
     undisturbed = run_job(job(base, storage=str(base / "other")), base, Silent())
     assert undisturbed.weights_sha256 == killed[1]
     assert undisturbed.reused == []
+
+
+def test_the_version_is_traced_and_its_weights_come_out_again(base: Path, killed: tuple[str, str]) -> None:
+    store = Store(job(base).storage)
+    found = lineage_of(tracking(None, store), store, "small/1")
+    doubtful = {link.name for link in found.links for check in link.checks if check.status != "verified"}
+    assert found.intact and doubtful <= {"code"}
+    assert reproduce(tracking(None, store), store, killed[0], Silent()).exact
 
 
 def test_twenty_kills_at_random_moments_change_nothing(base: Path) -> None:
