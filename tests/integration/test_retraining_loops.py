@@ -18,6 +18,7 @@ from raymlops.registry.catalog import list_models, list_runs
 from raymlops.registry.versions import find_version
 from raymlops.retraining import orders
 from raymlops.retraining.pipeline import run_job
+from raymlops.retraining.reproduction import reproduce
 from raymlops.retraining.watch import Silent
 from raymlops.store import Store
 
@@ -84,6 +85,8 @@ def test_a_warm_start_keeps_the_champions_features_and_begins_with_its_weights(b
     rows = frame(200, seed=3)
     assert abs(after.scores(rows) - before.scores(rows)).mean() > 0, "it was trained"
     assert abs(after.scores(rows) - rows["y"]).mean() < 0.5 * abs(rows["y"] - rows["y"].mean()).mean()
+    again = reproduce(tracking(None, store), store, after.manifest["facts"]["run_id"], Silent())
+    assert again.exact, again.to_dict()
 
 
 def test_rows_that_break_the_contract_block_the_retraining_with_the_reason(base: Path) -> None:
