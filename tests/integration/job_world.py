@@ -1,34 +1,26 @@
 """A small job, and the programs that kill it.
 
-    python job_world.py BASE at POINT...           one process per POINT, one after the other, each killed there
-    python job_world.py BASE at-random SEED KILLS  processes one after the other, until so many were killed
-
-Python, torch and MLflow are imported once; every process is a fork that joins Ray by itself, if it needs it at all.
+python job_world.py BASE at POINT...           one process per POINT, one after the other, each killed there
+python job_world.py BASE at-random SEED KILLS  processes one after the other, until so many were killed
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+from conftest import configured
+from killing import begin, die, import_all, kill_at
 
-from conftest import configured  # noqa: E402
-
-from raymlops.config.tree import Config  # noqa: E402
-from raymlops.registry.backend import prepare_environment  # noqa: E402
-from raymlops.retraining.pipeline import run_job  # noqa: E402
-from raymlops.retraining.records import Records  # noqa: E402
-from raymlops.retraining.watch import Silent  # noqa: E402
+from raymlops.config.tree import Config
+from raymlops.retraining.pipeline import run_job
+from raymlops.retraining.records import Records
+from raymlops.retraining.watch import Silent
 
 POINTS = [
     "the run is opened",
@@ -53,10 +45,6 @@ LONGEST_LIFE = 0.5
 
 def job(base: Path, **changes: Any) -> Config:
     return configured({"storage": str(base / "storage"), "search__trials": 3, "search__scheduler": "fifo", **changes})
-
-
-def die(*_: Any, **__: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def before(owner: Any, name: str, when: Callable[..., bool] = lambda *_, **__: True) -> None:
@@ -117,33 +105,18 @@ def live(base: Path, storage: str, point: str) -> None:
     set_trap(point)
     result = run_job(job(base, storage=str(base / storage)), base, Silent())
     print(f"{storage} {result.run_id} {result.weights_sha256} {','.join(result.reused)}", flush=True)
-    os._exit(0)
-
-
-def begin(*life: Any) -> Any:
-    process = multiprocessing.get_context("fork").Process(target=live, args=life)
-    process.start()
-    return process
-
-
-def kill_at(base: Path, *points: str) -> None:
-    for point in points:
-        process = begin(base, "storage", point)
-        process.join()
-        died = process.exitcode == -signal.SIGKILL
-        print(f"{point}: {'killed' if died else f'ended {process.exitcode}'}", flush=True)
 
 
 def kill_at_random(base: Path, seed: str, kills: str) -> None:
     """After a process that is left alone. A job that is done in spite of them is followed by one with a storage of its
     own; the last one is left to finish."""
     began = time.monotonic()
-    begin(base, "undisturbed", "never").join()
+    begin(live, base, "undisturbed", "never").join()
     longest = LONGEST_LIFE * (time.monotonic() - began)
     draw, killed, storages = random.Random(seed), 0, 1
     while True:
         life = draw.uniform(0, longest) if killed < int(kills) else None
-        process = begin(base, f"storage-{storages}", "never")
+        process = begin(live, base, f"storage-{storages}", "never")
         process.join(life)
         process.kill()
         process.join()
@@ -156,30 +129,14 @@ def kill_at_random(base: Path, seed: str, kills: str) -> None:
             storages += 1
 
 
-def world(base: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """This program, with the Ray of this process."""
-    import ray
-
-    return subprocess.run(
-        [sys.executable, __file__, str(base), *arguments],
-        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
 def main() -> None:
-    base, mode, *arguments = sys.argv[1:]
-    prepare_environment()
-    import mlflow  # noqa: F401
-    import torch  # noqa: F401
-
-    import raymlops.registry.tracking
-    import raymlops.retraining.job
-    import raymlops.training.search  # noqa: F401
-
-    {"at": kill_at, "at-random": kill_at_random}[mode](Path(base), *arguments)
+    folder, mode, *arguments = sys.argv[1:]
+    base = Path(folder)
+    import_all()
+    if mode == "at":
+        kill_at(lambda point: live(base, "storage", point), arguments)
+    else:
+        kill_at_random(base, *arguments)
 
 
 if __name__ == "__main__":

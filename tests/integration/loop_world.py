@@ -1,33 +1,27 @@
 """A loop over a real store, registry and job, whose monitors say what the test wants; and the program that kills it.
 
-    python loop_world.py BASE POINT...      one loop process per POINT, one after the other, each killed there
-
-Python, torch and MLflow are imported once; every process is a fork that joins Ray by itself.
+python loop_world.py BASE POINT...      one loop process per POINT, one after the other, each killed there
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+from conftest import configured
+from killing import die, import_all, kill_at
 
-from conftest import configured  # noqa: E402
-
-from raymlops.chain import Chain, Entry  # noqa: E402
-from raymlops.config.tree import Config  # noqa: E402
-from raymlops.monitoring.signals import Observation, Signal  # noqa: E402
-from raymlops.registry.backend import prepare_environment, tracking  # noqa: E402
-from raymlops.registry.versions import champion  # noqa: E402
-from raymlops.retraining.effects import Production  # noqa: E402
-from raymlops.retraining.loop import Loop  # noqa: E402
-from raymlops.store import Store  # noqa: E402
+from raymlops.chain import Chain, Entry
+from raymlops.config.tree import Config
+from raymlops.monitoring.signals import Observation, Signal
+from raymlops.registry.backend import tracking
+from raymlops.registry.versions import champion
+from raymlops.retraining.effects import Production
+from raymlops.retraining.loop import Loop
+from raymlops.store import Store
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
@@ -59,10 +53,6 @@ def loop(base: Path, alarm: bool = False, **changes: Any) -> Loop:
     return Loop(config, base, Store(config.storage), effects=Monitored(config, base, alarm))
 
 
-def die(*_: Any, **__: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def set_trap(point: str) -> None:
     """Dies there: `before KIND` and `after KIND` of a ledger entry, `registering`, `registered`, or `never`."""
     import mlflow
@@ -85,26 +75,14 @@ def set_trap(point: str) -> None:
 
 
 def main() -> None:
-    base = Path(sys.argv[1])
-    prepare_environment()
-    import mlflow  # noqa: F401
-    import ray
-    import torch  # noqa: F401
+    base, *points = sys.argv[1:]
 
-    import raymlops.registry.tracking
-    import raymlops.retraining.pipeline
-    import raymlops.training.search  # noqa: F401
+    def live(point: str) -> None:
+        set_trap(point)
+        loop(Path(base), alarm=True).round(NOW)
 
-    for point in sys.argv[2:]:
-        child = os.fork()
-        if child == 0:
-            set_trap(point)
-            ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level="error")
-            loop(base, alarm=True).round(NOW)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        died = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        print(f"{point}: {'killed' if died else f'ended {status}'}", flush=True)
+    import_all()
+    kill_at(live, points)
 
 
 if __name__ == "__main__":

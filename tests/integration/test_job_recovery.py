@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from conftest import frame
-from job_world import POINTS, job, world
+from job_world import POINTS, job
+from killing import world
 
 from raymlops.config.tree import Config
 from raymlops.lock import Held, hold
@@ -70,7 +71,7 @@ def check_once(config: Config, run_id: str) -> None:
 @pytest.fixture(scope="module")
 def killed(base: Path, ray_session: None) -> tuple[str, str]:
     """Run and weights of a job whose process was killed at every point in turn, and then left to finish."""
-    done = world(base, "at", *POINTS, "never")
+    done = world("job_world.py", str(base), "at", *POINTS, "never")
     *deaths, told, end = done.stdout.splitlines()
     assert deaths == [f"{point}: killed" for point in POINTS], done.stderr[-3000:]
     assert end == "never: ended 0", done.stderr[-3000:]
@@ -100,7 +101,7 @@ def test_the_version_is_traced_and_its_weights_come_out_again(base: Path, killed
 def test_twenty_kills_at_random_moments_change_nothing(base: Path) -> None:
     """About 80 s on two cores: the points above are moments that somebody thought of, and twenty others need as long."""
     seed = str(random.SystemRandom().randrange(10**6))
-    done = world(base, "at-random", seed, "20")
+    done = world("job_world.py", str(base), "at-random", seed, "20")
     print(f"seed {seed}\n{done.stdout}{done.stderr[-6000:]}")
     assert done.returncode == 0
     undisturbed, *others = [line.split() for line in done.stdout.splitlines()]

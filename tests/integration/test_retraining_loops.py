@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import frame
-from loop_world import HERE, NOW, loop, rules
+from killing import world
+from loop_world import NOW, loop, rules
 
 from raymlops.chain import Chain
 from raymlops.registry.backend import tracking
@@ -35,21 +33,10 @@ def base(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
 
 
 def test_a_loop_that_is_killed_anywhere_goes_on_and_does_nothing_twice(base: Path) -> None:
-    import ray
-
     points = ["after began", "registering", "registered", "before trained", "after delivering", "before ended"]
-    address = ray.get_runtime_context().gcs_address
-    done = subprocess.run(
-        [sys.executable, str(HERE / "loop_world.py"), str(base), *points, "never"],
-        env={**os.environ, "RAY_ADDRESS": address},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.stdout.splitlines() == [*(f"{point}: killed" for point in points), "never: ended 0"], done.stderr[
-        -3000:
-    ]
-
+    done = world("loop_world.py", str(base), *points, "never")
+    deaths = [f"{point}: killed" for point in points]
+    assert done.stdout.splitlines() == [*deaths, "never: ended 0"], done.stderr[-3000:]
     entries = Chain(Store(str(base / "storage")), "retraining/small").entries()
     kinds = [entry.kind for entry in entries]
     assert {kind: kinds.count(kind) for kind in ("opened", "began", "trained", "delivering", "ended")} == dict.fromkeys(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from config_cases import minimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,19 +19,6 @@ from raymlops.config.loading import parse_config
 from raymlops.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-
-
-def minimal() -> dict[str, Any]:
-    return {
-        "name": "m",
-        "task": "regression",
-        "data": {
-            "source": {"kind": "parquet", "path": "rows.parquet"},
-            "target": "y",
-            "split": {"by": "hash", "key": "id"},
-        },
-        "features": {"numeric": {"x": {}}},
-    }
 
 
 def write(folder: Path, content: Any) -> Path:

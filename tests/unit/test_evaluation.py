@@ -10,28 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from config_cases import smallest
 
 from raymlops.config import Config
-from raymlops.config.loading import parse_config
 from raymlops.errors import ConfigError, DataError
 from raymlops.training import behaviours
 from raymlops.training.evaluation import MISSING, Evaluation, evaluate
 
 
 def config(task: str = "regression", **gate: Any) -> Config:
-    return parse_config(
-        {
-            "name": "m",
-            "task": task,
-            "data": {
-                "source": {"kind": "parquet", "path": "x"},
-                "target": "y",
-                "split": {"by": "hash", "key": "id"},
-            },
-            "features": {"numeric": {"x": {}}, "categorical": {"c": {}}},
-            "gate": {"champion": {"resamples": 100}, **gate},
-        }
-    )
+    features = {"numeric": {"x": {}}, "categorical": {"c": {}}}
+    return smallest(task=task, features=features, gate={"champion": {"resamples": 100}, **gate})
 
 
 FRAME = pd.DataFrame(

@@ -7,28 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from config_cases import smallest
 
-from raymlops.config.loading import parse_config
-from raymlops.config.tree import Config
 from raymlops.training.exactness import exactness
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reproducibility.md"
-
-
-def configured(**sections: dict[str, Any]) -> Config:
-    return parse_config(
-        {
-            "name": "m",
-            "task": "regression",
-            "data": {
-                "source": {"kind": "parquet", "path": "rows.parquet"},
-                "target": "y",
-                "split": {"by": "hash", "key": "id"},
-            },
-            "features": {"numeric": {"x": {}}},
-            **sections,
-        }
-    )
 
 
 @pytest.mark.parametrize(
@@ -52,7 +35,7 @@ def configured(**sections: dict[str, Any]) -> Config:
     ],
 )
 def test_every_reason_names_its_key(sections: dict[str, Any], cuda: bool, concurrent: int, keys: list[str]) -> None:
-    reasons = exactness(configured(**sections), cuda=cuda, concurrent=concurrent)
+    reasons = exactness(smallest(**sections), cuda=cuda, concurrent=concurrent)
     assert [reason.partition(":")[0] for reason in reasons] == keys
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from config_cases import smallest
 
 from raymlops.config.gate import GateConfig
-from raymlops.config.loading import parse_config
 from raymlops.training.behaviours import BehaviourResult
 from raymlops.training.evaluation import Comparison, Evaluation, SliceRow
 from raymlops.training.gate import Verdict, decide
@@ -25,19 +25,7 @@ GOOD = Evaluation(
 
 
 def judge(evaluation: Evaluation, **gate: Any) -> Verdict:
-    config = parse_config(
-        {
-            "name": "m",
-            "task": evaluation.task,
-            "data": {
-                "source": {"kind": "parquet", "path": "x"},
-                "target": "y",
-                "split": {"by": "hash", "key": "id"},
-            },
-            "features": {"numeric": {"x": {}}},
-            "gate": GateConfig.model_validate(gate).model_dump(),
-        }
-    )
+    config = smallest(task=evaluation.task, gate=GateConfig.model_validate(gate).model_dump())
     return decide(config, evaluation)
 
 

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from config_cases import smallest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,19 +20,7 @@ from raymlops.training.space import check_space, decode, encode, most_epochs, tr
 
 
 def config(space: dict[str, Any], **search: Any) -> Config:
-    return parse_config(
-        {
-            "name": "m",
-            "task": "regression",
-            "data": {
-                "source": {"kind": "parquet", "path": "rows.parquet"},
-                "target": "y",
-                "split": {"by": "hash", "key": "id"},
-            },
-            "features": {"numeric": {"x": {}}},
-            "search": {"space": space, **search},
-        }
-    )
+    return smallest(search={"space": space, **search})
 
 
 def test_drawn_values_become_a_configuration() -> None:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from config_cases import smallest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from raymlops.config.loading import parse_config
 from raymlops.config.tree import Config
 from raymlops.features.state import ArraySpec
 from raymlops.store import Store, StoreError
@@ -112,19 +112,9 @@ def data(count: int, seed: int, streamed: bool) -> InMemory | Streamed:
 
 def configured(train: dict[str, Any], unusual: bool = False) -> Config:
     factory = {"kind": "factory", "factory": "user:build"}
-    return parse_config(
-        {
-            "name": "m",
-            "task": "regression",
-            "data": {
-                "source": {"kind": "parquet", "path": "rows.parquet"},
-                "target": "y",
-                "split": {"by": "hash", "key": "id"},
-            },
-            "features": {"numeric": {"x": {}}},
-            "model": factory if unusual else {"kind": "mlp", "hidden": 8, "dropout": 0.2},
-            "train": {"epochs": 4, "batch_size": 20, "learning_rate": 0.02, "checkpoint": {"every": 1e-6}, **train},
-        }
+    return smallest(
+        model=factory if unusual else {"kind": "mlp", "hidden": 8, "dropout": 0.2},
+        train={"epochs": 4, "batch_size": 20, "learning_rate": 0.02, "checkpoint": {"every": 1e-6}, **train},
     )
 
 
