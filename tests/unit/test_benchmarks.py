@@ -79,7 +79,7 @@ def test_the_cost_of_states_is_taken_from_neighbouring_blocks() -> None:
 
 
 def test_every_second_block_of_a_training_has_a_state() -> None:
-    size = vars(checkpoint.QUICK) | {"every": 0.02}
+    size = vars(checkpoint.QUICK) | {"block": 0.02}
     found = checkpoint.measure_training(1, size)
     assert len(found["seconds_per_step"]) == 7 and len(found["copies"]) == len(found["writes"]) == 3
     assert found["state_bytes"] > 3 * 4 * found["parameters"]  # weights and two moments of each
