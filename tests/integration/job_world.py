@@ -39,9 +39,6 @@ POINTS = [
     "the job is not done",
 ]
 
-LONGEST_LIFE = 0.5
-"""Of the time that an undisturbed process takes: enough for each step, and seldom for all."""
-
 
 def job(base: Path, **changes: Any) -> Config:
     return configured({"storage": str(base / "storage"), "search__trials": 3, "search__scheduler": "fifo", **changes})
@@ -109,13 +106,17 @@ def live(base: Path, storage: str, point: str) -> None:
 
 def kill_at_random(base: Path, seed: str, kills: str) -> None:
     """After a process that is left alone. A job that is done in spite of them is followed by one with a storage of its
-    own; the last one is left to finish."""
+    own; the last one is left to finish.
+
+    Lives are as long as the undisturbed one at most. Most are short, to be many in little time; some are long enough
+    for the search, which hardly any would get past if all were short.
+    """
     began = time.monotonic()
     begin(live, base, "undisturbed", "never").join()
-    longest = LONGEST_LIFE * (time.monotonic() - began)
+    whole = time.monotonic() - began
     draw, killed, storages = random.Random(seed), 0, 1
     while True:
-        life = draw.uniform(0, longest) if killed < int(kills) else None
+        life = whole * draw.random() ** 2 if killed < int(kills) else None
         process = begin(live, base, f"storage-{storages}", "never")
         process.join(life)
         process.kill()
