@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -165,7 +166,8 @@ class Kill:
     """Weights, run and number of records as if nothing had happened."""
 
 
-def _kill_one(folder: Path, point: str, victims: str, expected: dict[str, Any], delay: float | None) -> Kill:
+def _kill_one(folder: Path, point: str, victims: str, expected: dict[str, Any], delay: float | None) -> Kill | None:
+    """None when the run had ended before."""
     storage = folder / f"killed-{time.time_ns()}"
     first = Process(storage, CHANGES)
     if delay is None:
@@ -174,6 +176,8 @@ def _kill_one(folder: Path, point: str, victims: str, expected: dict[str, Any], 
         if victims == RAY:
             first.wait_for("start: done")
         time.sleep(max(0.0, first.started + delay - time.time()))
+    if first.process.poll() is not None:
+        return None
     at = first.kill(victims)
     root = storage / "runs" / "flights"
     lost = max(0.0, work_lost(root, at))
@@ -252,22 +256,26 @@ def measure(quick: bool) -> Report:
     with tempfile.TemporaryDirectory(prefix="raymlops-recovery-") as name:
         folder = Path(name)
         undisturbed = Process(folder / "undisturbed", CHANGES).result()
-        kills = [
-            _kill_one(folder, step, victims, undisturbed, None)
+        at_steps = [
+            (step, victims, None)
             for victims in VICTIMS
             for step in (STEPS[1:2] if quick or victims != DRIVER else STEPS)
         ]
         draw = random.Random(7)
-        for number in range(3 if quick else RANDOM):
-            delay = draw.uniform(0.0, undisturbed["wall"])
-            kills.append(_kill_one(folder, f"random {number + 1}", VICTIMS[number % 3], undisturbed, delay))
-            print(f"... {kills[-1]}", file=sys.stderr, flush=True)
+        anywhen = ((f"random {n + 1}", VICTIMS[n % 3], draw.uniform(0.0, undisturbed["wall"])) for n in count())
+        kills: list[Kill] = []
+        for point, victims, delay in chain(at_steps, anywhen):
+            if len(kills) == len(at_steps) + (3 if quick else RANDOM):
+                break
+            if found := _kill_one(folder, point, victims, undisturbed, delay):
+                kills.append(found)
+                print(f"... {found}", file=sys.stderr, flush=True)
         journal = in_child(overhead, storage=str(folder / "overhead"))
         same = []
         for _ in range(1 if quick else 5):
             began = time.perf_counter()
-            found = Process(folder / "undisturbed", CHANGES).result()
-            assert found["unchanged"], found
+            unchanged = Process(folder / "undisturbed", CHANGES).result()
+            assert unchanged["unchanged"], unchanged
             same.append(time.perf_counter() - began)
     same_as_undisturbed = sum(k.same for k in kills)
     share = journal["journal_s"] / journal["total_s"]
