@@ -116,7 +116,7 @@ def kill_at_random(base: Path, seed: str, kills: str) -> None:
     whole = time.monotonic() - began
     draw, killed, storages = random.Random(seed), 0, 1
     while True:
-        life = whole * draw.random() ** 2 if killed < int(kills) else None
+        life = whole * (0.05 + 0.95 * draw.random() ** 4) if killed < int(kills) else None
         process = begin(live, base, f"storage-{storages}", "never")
         process.join(life)
         process.kill()

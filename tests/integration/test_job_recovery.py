@@ -99,7 +99,7 @@ def test_the_version_is_traced_and_its_weights_come_out_again(base: Path, killed
 
 
 def test_twenty_kills_at_random_moments_change_nothing(base: Path) -> None:
-    """About 100 s on two cores: the points above are moments that somebody thought of, and these are twenty others."""
+    """More than a minute: the points above are moments that somebody thought of, and these are twenty others."""
     seed = str(random.SystemRandom().randrange(10**6))
     done = world("job_world.py", str(base), "at-random", seed, "20")
     print(f"seed {seed}\n{done.stdout}{done.stderr[-6000:]}")
