@@ -43,18 +43,21 @@ class Guard:
     def __init__(self, processes: Sequence[psutil.Process]) -> None:
         self._watched = {process: process.name() for process in processes}
         self._gone: str | None = None
+        self._lock = threading.RLock()  # a look under way must not see what ends after `release`
         self._over = threading.Event()
 
     def lost(self) -> bool:
         """Whether one of them has ended before `release`."""
-        if self._gone is None:
-            self._gone = next((name for process, name in self._watched.items() if not _alive(process)), None)
-        return self._gone is not None
+        with self._lock:
+            if self._gone is None:
+                self._gone = next((name for process, name in self._watched.items() if not _alive(process)), None)
+            return self._gone is not None
 
     def release(self) -> None:
         """From now on they may end."""
-        self.lost()
-        self._watched = {}
+        with self._lock:
+            self.lost()
+            self._watched = {}
 
     def error(self) -> RayLost:
         return RayLost(
