@@ -84,7 +84,7 @@ class Answerer:
         else:
             course = Course(forced, f"{self._ids}{self._number:08x}", time.perf_counter())
             routed = None
-        found: Answer | None = None
+        found: Scored | None = None
         try:
             found = await self._ask(routing, request, course)
         except (asyncio.CancelledError, TimeoutError):
@@ -96,19 +96,19 @@ class Answerer:
             raise
         finally:
             self._note(routing, request, course, routed, forced is not None, found, now)
-        answered = Answered(found, course.version, course.variant, course.prediction_id)
+        answered = Answered(found.answer, course.version, course.variant, course.prediction_id)
         if document.mode == "shadow" and len(routing.arms) > 1 and forced is None:
             self._mirror(routing, request, answered)
         return answered
 
-    async def _ask(self, routing: Routing, request: ParsedRequest, course: Course) -> Answer:
+    async def _ask(self, routing: Routing, request: ParsedRequest, course: Course) -> Scored:
         arm = routing.arms[course.arm]
         if arm.model == routing.document.champion:
             found = await self._champion(routing, request, course)
             course.seconds = found.seconds
             if time.perf_counter() - course.started > self._budget_s:
                 course.event = "timeouts"
-            return found.answer
+            return found
         try:
             scored = await self._candidate(arm, request)
         except Missed as missed:
@@ -119,9 +119,9 @@ class Answerer:
             course.seconds, course.version, course.variant = scored.seconds, arm.model.version, arm.variant
             if time.perf_counter() - course.started > self._budget_s:
                 course.event = "timeouts"
-            return scored.answer
+            return scored
         try:
-            return (await self._champion(routing, request, course)).answer
+            return await self._champion(routing, request, course)
         except DataError:
             course.event = None  # nobody can read these rows: the request is wrong, not the candidate
             raise
@@ -153,7 +153,7 @@ class Answerer:
         course: Course,
         routed: Routed | None,
         forced: bool,
-        found: Answer | None,
+        found: Scored | None,
         now: float,
     ) -> None:
         latency = time.perf_counter() - course.started
@@ -168,10 +168,11 @@ class Answerer:
         if not forced:
             self._accounts.finished(document, course.arm, routed, event, course.seconds)
             if routed is not None and found is not None:
-                self._accounts.predicted(document, routed, course.prediction_id, _first(found))
+                self._accounts.predicted(document, routed, course.prediction_id, _first(found.answer))
         if self._log is not None:
             key_hash = None if request.key is None else unit_hash(self._endpoint, request.key)
             status = _status(event, found, course.version != arm.model.version)
+            answer, _, batch, at = found or (None, 0.0, None, 0)
             self._log.append(
                 now,
                 course.prediction_id,
@@ -180,11 +181,13 @@ class Answerer:
                 arm.weight,
                 key_hash,
                 request.columns,
-                found,
+                answer,
                 request.rows,
                 latency,
                 status,
                 request.size,
+                batch,
+                at,
             )
         if self._log_requests:
             line = {**_who(course, arm, latency), "answered_by": course.variant, "rows": request.rows}
@@ -192,7 +195,7 @@ class Answerer:
             log_event(logging.INFO, "request", every=True, **line, status=_status(event, found, fell_back))
 
 
-def _tell(course: Course, arm: ArmRoute, found: Answer | None, latency: float) -> None:
+def _tell(course: Course, arm: ArmRoute, found: Scored | None, latency: float) -> None:
     """The line of a request that went wrong."""
     level, event = logging.WARNING, "late" if course.version == arm.model.version else "fallback"
     if found is None:
@@ -205,7 +208,7 @@ def _who(course: Course, arm: ArmRoute, latency: float) -> dict[str, Any]:
     return {"prediction_id": course.prediction_id, "variant": arm.variant, "version": arm.model.version, "ms": ms}
 
 
-def _status(event: str | None, found: Answer | None, fell_back: bool) -> str:
+def _status(event: str | None, found: Scored | None, fell_back: bool) -> str:
     if found is not None:
         return "fallback" if fell_back else "ok"
     return {"errors": "error", "timeouts": "timeout", None: "refused"}[event]

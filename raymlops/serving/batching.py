@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,10 +33,22 @@ class GarbageError(RaymlopsError):
     """The model answered with a wrong shape, or with numbers that are none."""
 
 
+class Batch(NamedTuple):
+    """Rows that were scored together."""
+
+    columns: Columns
+    answer: Columns
+    rows: int
+
+
 class Scored(NamedTuple):
     answer: Answer
     seconds: float
     """Time that the model took for the batch in which these rows were scored."""
+    batch: Batch | None = None
+    """That batch, if other requests' rows were in it."""
+    at: int = 0
+    """Position of the first of these rows in it."""
 
 
 class _Waiting(NamedTuple):
@@ -135,10 +148,13 @@ class MicroBatcher:
             return [self._one(batch[0].columns, rows)]
         merged = merge([one.columns for one in batch])
         outcome = self._one(merged, rows) if merged is not None else None
-        if not isinstance(outcome, Scored):
+        if merged is None or not isinstance(outcome, Scored):
             return [self._one(one.columns, one.rows) for one in batch]
-        parts = split(outcome.answer, [one.rows for one in batch])
-        return [Scored(part, outcome.seconds) for part in parts]
+        whole = Batch(merged, outcome.answer, rows)
+        sizes = [one.rows for one in batch]
+        starts = accumulate(sizes, initial=0)
+        parts = zip(split(outcome.answer, sizes), starts, strict=False)
+        return [Scored(part, outcome.seconds, whole, start) for part, start in parts]
 
     def _one(self, columns: Columns, rows: int) -> Scored | Exception:
         started = time.perf_counter()

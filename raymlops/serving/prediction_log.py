@@ -19,10 +19,11 @@ from hashlib import blake2b
 from typing import Any
 
 from raymlops.config.serving import PredictionLog as LogConfig
+from raymlops.serving.batching import Batch
 from raymlops.serving.logs import log_event
-from raymlops.serving.packed_rows import Names, pack
 from raymlops.serving.prediction_table import Column, Record
 from raymlops.serving.prediction_writer import Encoded, PartWriter
+from raymlops.serving.single_rows import Single
 from raymlops.store import Store
 
 _MOST_BYTES = 256 * 1024 * 1024
@@ -35,17 +36,17 @@ class PredictionLog:
     seconds plus the time of one write after `append`."""
 
     def __init__(self, store: Store, endpoint: str, replica: str, config: LogConfig) -> None:
-        self._config = config
+        self._flush_s, self._sample, self._most_rows = config.flush_s, config.sample, config.queue_rows
         self._writer = PartWriter(store, endpoint, replica, frozenset(config.redact))
         self._lock = threading.Lock()
         self._pending: list[Record] = []
-        self._packed: dict[Names, list[bytes]] = {}
+        self._singles: list[Single] = []
         self._rows = self._bytes = 0
-        """Held: pending and being written."""
+        """Held: waiting and being written."""
         self._open = True
         self._wake, self._stop = threading.Event(), threading.Event()
         self._give_up_at = float("inf")
-        self._accepted = self._written = self._dropped = self._sampled_out = self._failed_writes = 0
+        self._done = self._written = self._dropped = self._sampled_out = self._failed_writes = 0
         self._last_error = ""
         self._thread = threading.Thread(target=self._run, name="raymlops-prediction-log", daemon=True)
         self._thread.start()
@@ -65,33 +66,35 @@ class PredictionLog:
         latency: float,
         status: str,
         size: int,
+        batch: Batch | None = None,
+        at: int = 0,
     ) -> bool:
         """Takes one request: `rows` values per column of `inputs` and `outputs`, which must not change afterwards.
 
-        `time` in seconds since 1970, `latency` in seconds, `size` the bytes of the request's body. Never raises and
-        never waits; any thread may call. False if the request was dropped: too much is waiting, or the log is closed.
+        `time` in seconds since 1970, `latency` in seconds, `size` the bytes of the request's body. `batch`, if given,
+        has the same values from row `at` on. Never raises and never waits; any thread may call. False if the request
+        was dropped: too much is waiting, or the log is closed.
         """
-        if self._config.sample < 1 and not self._in_sample(prediction_id):
+        if self._sample < 1 and not self._in_sample(prediction_id):
             with self._lock:
                 self._sampled_out += rows
             return True
-        packed = None
-        if rows == 1 and outputs is not None:
-            packed = pack((time, prediction_id, version, variant, weight, key_hash, latency, status), inputs, outputs)
         with self._lock:
             held = self._rows + rows
-            if not self._open or held > self._config.queue_rows or self._bytes + size > _MOST_BYTES:
+            if not self._open or held > self._most_rows or self._bytes + size > _MOST_BYTES:
                 self._dropped += rows
                 return False
             self._rows = held
             self._bytes += size
-            self._accepted += rows
-            if packed is None:
-                head = time, prediction_id, version, variant, weight, key_hash
-                self._pending.append(Record(*head, inputs, outputs, rows, latency, status))
+            if rows != 1 or outputs is None:
+                who = time, prediction_id, version, variant, weight, key_hash
+                self._pending.append(Record(*who, inputs, outputs, rows, latency, status))
             else:
-                self._packed.setdefault(packed[0], []).append(packed[1])
-        if held * 2 > self._config.queue_rows and not self._wake.is_set():
+                if batch is None or self._sample < 1:  # a batch would keep the rows that are not in the sample
+                    batch, at = Batch(inputs, outputs, 1), 0
+                one = time, prediction_id, version, variant, weight, key_hash, latency, status, batch, at
+                self._singles.append(one)
+        if held * 2 > self._most_rows and not self._wake.is_set():
             self._wake.set()
         return True
 
@@ -100,7 +103,7 @@ class PredictionLog:
         together with the refused ones."""
         with self._lock:
             return {
-                "accepted_rows": self._accepted,
+                "accepted_rows": self._done + self._rows,
                 "written_rows": self._written,
                 "written_parts": self._writer.parts,
                 "waiting_rows": self._rows,
@@ -123,12 +126,12 @@ class PredictionLog:
 
     def _in_sample(self, prediction_id: str) -> bool:
         digest = blake2b(prediction_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        return int.from_bytes(digest, "big") < self._config.sample * 2.0**64
+        return int.from_bytes(digest, "big") < self._sample * 2.0**64
 
     def _run(self) -> None:
         due = clock.monotonic()
         while True:
-            due = max(due + self._config.flush_s, clock.monotonic())
+            due = max(due + self._flush_s, clock.monotonic())
             self._wake.wait(due - clock.monotonic())
             self._wake.clear()
             last = self._stop.is_set()  # read before taking: nothing is accepted after it
@@ -140,11 +143,11 @@ class PredictionLog:
 
     def _flush(self) -> None:
         with self._lock:
-            records, packed, rows, size = self._pending, self._packed, self._rows, self._bytes
-            self._pending, self._packed = [], {}
+            records, singles, rows, size = self._pending, self._singles, self._rows, self._bytes
+            self._pending, self._singles = [], []
         if not rows:
             return
-        good, bad_rows = self._writer.encode(records, packed)
+        good, bad_rows = self._writer.encode(records, singles)
         written = 0
         for number, part in good:
             if self._written_in_the_end(part):
@@ -154,6 +157,7 @@ class PredictionLog:
         with self._lock:
             self._written += written
             self._dropped += bad_rows
+            self._done += rows
             self._rows -= rows
             self._bytes -= size
 

@@ -72,7 +72,7 @@ def to_table(records: Sequence[Record], endpoint: str, replica: str, redact: fro
 
 
 def make_table(
-    head: Sequence[list[Any]],
+    head: Sequence[Sequence[Any]],
     sizes: np.ndarray[Any, Any] | None,
     endpoint: str,
     replica: str,

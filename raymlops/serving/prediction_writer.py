@@ -7,15 +7,16 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymlops.serving.packed_rows import Packed, packed_table, unpacked
 from raymlops.serving.parts import Part, Tiers, day_of, replica_token, split_covered
 from raymlops.serving.prediction_reader import predictions_path, read_part
 from raymlops.serving.prediction_table import Record, to_table, unify
+from raymlops.serving.single_rows import Single, apart, singles_tables
 from raymlops.store import Store
 
 GRACE_S = 30.0
@@ -38,11 +39,13 @@ class Encoded:
     table: pa.Table
 
 
-def encode(table: pa.Table) -> bytes:
+def encode(table: pa.Table, lasting: bool = True) -> bytes:
+    """Parquet. What is not to last is not made as small as it could be, which would take twice as long."""
     sink = pa.BufferOutputStream()
     # Dictionaries for what repeats; of ids, times and numbers they would be as long as the column.
     repeats = [field.name for field in table.schema if field.type == pa.string() and field.name != "prediction_id"]
-    pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=repeats)
+    how: dict[str, Any] = {"compression": "zstd", "compression_level": 1} if lasting else {"compression": "lz4"}
+    pq.write_table(table, sink, use_dictionary=repeats, write_statistics=["time"], **how)
     return bytes(sink.getvalue())
 
 
@@ -61,37 +64,38 @@ class PartWriter:
         self.last_error = ""
         encode(to_table([_SAMPLE], endpoint, replica))  # loads what Arrow loads late, which takes half a second
 
-    def encode(self, records: Sequence[Record], packed: Packed | None = None) -> tuple[list[tuple[int, Encoded]], int]:
+    def encode(
+        self, records: Sequence[Record], singles: Sequence[Single] = ()
+    ) -> tuple[list[tuple[int, Encoded]], int]:
         """Parts with their rows, one per day; and the rows of requests that no table could be made of."""
-        packed = packed or {}
         try:
-            return self._encode(records, packed), 0
+            return self._encode(records, singles), 0
         except Exception as error:  # one request must not take the others with it
             self.last_error = f"cannot log: {error}"
-        every = [*records, *unpacked(packed)]
+        every = [*records, *apart(singles)]
         good = [record for record in every if self._is_sound(record)]
         bad = sum(record.rows for record in every) - sum(record.rows for record in good)
         try:
-            return self._encode(good, {}) if good else [], bad
+            return self._encode(good, ()) if good else [], bad
         except Exception as error:
             self.last_error = f"cannot log: {error}"
             return [], sum(record.rows for record in every)
 
     def _is_sound(self, record: Record) -> bool:
         try:
-            encode(self._table([record], {}))
+            encode(self._table([record], ()))
             day_of(record.time)
         except Exception:
             return False
         return True
 
-    def _table(self, records: Sequence[Record], packed: Packed) -> pa.Table:
+    def _table(self, records: Sequence[Record], singles: Sequence[Single]) -> pa.Table:
         whom = self._endpoint, self._replica, self._redact
-        tables = [packed_table(names, rows, *whom) for names, rows in packed.items()]
+        tables = singles_tables(singles, *whom)
         return unify([*tables, to_table(records, *whom)] if records else tables)
 
-    def _encode(self, records: Sequence[Record], packed: Packed) -> list[tuple[int, Encoded]]:
-        table = self._table(records, packed)
+    def _encode(self, records: Sequence[Record], singles: Sequence[Single]) -> list[tuple[int, Encoded]]:
+        table = self._table(records, singles)
         days = table.column("time").cast(pa.int64()).to_numpy() // 86_400_000_000
         numbers = np.unique(days)
         made = []
@@ -99,7 +103,12 @@ class PartWriter:
             self._sequence += 1
             part = Part(self._token, self._sequence, self._sequence)
             belonging = table if len(numbers) == 1 else table.filter(pa.array(days == number))
-            made.append((belonging.num_rows, Encoded(day_of(number * 86_400.0), part, encode(belonging), belonging)))
+            made.append(
+                (
+                    belonging.num_rows,
+                    Encoded(day_of(number * 86_400.0), part, encode(belonging, lasting=False), belonging),
+                )
+            )
         return made
 
     def write(self, encoded: Encoded) -> None:
