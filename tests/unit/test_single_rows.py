@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prediction_cases import SCALARS, append, ids, opened, record
+from prediction_cases import ALL, SCALARS, append, ids, opened, record
 
-from raymlops.serving.batching import Batch, merge
+from raymlops.serving.batching import Batch, MicroBatcher, merge
+from raymlops.serving.prediction_reader import read_predictions
 from raymlops.serving.prediction_table import Record, to_table
 from raymlops.serving.prediction_writer import PartWriter
 from raymlops.serving.single_rows import Single, apart
@@ -88,6 +90,33 @@ def test_requests_that_were_scored_together_are_logged_as_if_alone(
     kept = sorted(within, key=(lambda n: within[n][1]) if mixed else None)
     if kept:
         same([single(requests[n], within[n]) for n in kept], [requests[n] for n in kept])
+
+
+def test_the_log_has_for_every_request_what_it_was_answered(tmp_path: Path) -> None:
+    def double(columns: Any, rows: int) -> dict[str, np.ndarray]:
+        return {"prediction": 2 * columns["x"]}
+
+    async def ask(batcher: MicroBatcher, number: int) -> None:
+        rows = 1 + number % 7 // 5  # some have two
+        columns = {"x": np.arange(rows) + 10.0 * number, "word": [f"w{number}"] * rows}
+        found = await batcher.submit(columns, rows)
+        one = record(number, inputs=columns, outputs=found.answer, rows=rows)
+        assert log.append(*one, 9, found.batch, found.at)
+
+    async def everybody() -> None:
+        batcher = MicroBatcher(double, max_rows=16)
+        await asyncio.gather(*(ask(batcher, number) for number in range(100)))
+
+    store = Store(str(tmp_path))
+    log = opened(store, flush_s=30)
+    asyncio.run(everybody())
+    log.close()
+    columns = ["prediction_id", "row", "input.x", "input.word", "output.prediction"]
+    table = read_predictions(store, "flights", *ALL, columns)
+    assert table.num_rows == log.statistics()["written_rows"] == 128
+    for identity, row, x, word, answer in (one.values() for one in table.to_pylist()):
+        number = int(identity.removeprefix("id-"))
+        assert (x, word, answer) == (10.0 * number + row, f"w{number}", 2 * x)
 
 
 @pytest.mark.parametrize(
