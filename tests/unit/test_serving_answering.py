@@ -18,6 +18,7 @@ from raymlops.serving.batching import MicroBatcher
 from raymlops.serving.dispatch import Breaker, Dispatcher
 from raymlops.serving.document import Arm, ModelRef, RoutingDocument
 from raymlops.serving.metrics import ArmCounts
+from raymlops.serving.prediction_table import Record
 from raymlops.serving.protocol import ModelSchema, ParsedRequest, Rules
 from raymlops.serving.router import Router
 from raymlops.serving.routing import ArmRoute, Remote, Routing
@@ -54,9 +55,10 @@ class Log:
         self.rows: list[tuple[Any, ...]] = []
         self.sizes: list[int] = []
 
-    def append(self, *row: Any) -> bool:
-        self.rows.append(row[:-1])
-        self.sizes.append(row[-1])
+    def append(self, *given: Any) -> bool:
+        *row, size = given[: len(Record._fields) + 1]
+        self.rows.append(tuple(row))
+        self.sizes.append(size)
         return True
 
 
