@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
+import sys
+import tempfile
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 from benchmarks.serving_lib.contenders import FAILURES
 from benchmarks.serving_lib.endpoint import Endpoint, serving
-from benchmarks.serving_lib.models import NAME
+from benchmarks.serving_lib.load import measure
+from benchmarks.serving_lib.models import NAME, prepare
+from benchmarks.serving_lib.protocols import rows
 from benchmarks.serving_lib.recorder import Recorder
 
 ALONE = "raymlops, no candidate"
@@ -21,7 +29,7 @@ LOG = "the prediction log's share"
 STEPS = "rollout.steps=[{share: 0.1}, {share: 0.5, approval: true}]"
 ABOUT_TENTH, ABOUT_HALF = (0.02, 0.22), (0.35, 0.65)
 """Shares that 256 requests of a right split leave less than once in a million times."""
-PER_PAIR = 4
+PER_PAIR = 8
 """Measurements of each of a pair's servers."""
 SETTINGS = {
     TENTH: (STEPS,),
@@ -56,19 +64,31 @@ def measure_ours(label: str, recorder: Recorder) -> None:
 
 
 def measure_log(recorder: Recorder, pairs: int) -> None:
-    """Start the endpoint with and without the log, `pairs` times in turn, and keep each pair's throughput at 16
-    connections. Two starts of one server differ by more than the log takes, so a single pair says little."""
+    """Start the endpoint with and without the log side by side, `pairs` times, load the two in turn and keep each
+    pair's throughput at 16 connections. Two starts of one server differ by more than the log takes, so a single pair
+    says little; and so do two minutes of one machine, so neither of a pair has minutes of its own."""
+    plan, order = recorder.plan, (TENTH, UNLOGGED)
+    bodies, path = [rows(NAME).encode(row) for row in plan.models.rows], rows(NAME).path
     try:
         for number in range(pairs):
-            rates = {}
-            for label in (TENTH, UNLOGGED) if number % 2 == 0 else (UNLOGGED, TENTH):
-                with serving(recorder.plan.models, SETTINGS[label]) as endpoint:
-                    endpoint.start()
-                    endpoint.wait_share(*ABOUT_TENTH)
-                    loads = list(recorder.loads(label, endpoint.port, endpoint.protocol, (16,) * PER_PAIR))
-                    rates[label] = statistics.median(load.rate for load in loads)
+            with ExitStack() as stack:
+                endpoints = {}
+                for label in order:
+                    copied = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raymlops-serving-"))) / "copy"
+                    shutil.copytree(plan.models.storage, copied)
+                    endpoints[label] = stack.enter_context(serving(prepare(copied), SETTINGS[label], aside=True))
+                    endpoints[label].start()
+                    endpoints[label].wait_share(*ABOUT_TENTH)
+                    measure(endpoints[label].port, path, bodies, 16, plan.warm, plan.generator)
+                rates = defaultdict(list)
+                for turn in range(PER_PAIR):
+                    for label in order if (number + turn) % 2 else order[::-1]:
+                        load = measure(endpoints[label].port, path, bodies, 16, plan.seconds, plan.generator)
+                        rates[label].append(load.rate)
+                        print(f"... {label}, beside the other: {load.rate:,.0f}/s", file=sys.stderr, flush=True)
+                for endpoint in endpoints.values():
                     endpoint.abort()
-            recorder.log_pairs.append((rates[TENTH], rates[UNLOGGED]))
+            recorder.log_pairs.append((statistics.median(rates[TENTH]), statistics.median(rates[UNLOGGED])))
     except FAILURES as error:
         recorder.missing[LOG] = " ".join(str(error).split())
 

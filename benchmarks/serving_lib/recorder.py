@@ -36,7 +36,7 @@ class Recorder:
     """Answers that were compared with the champion's prediction, or counted by variant."""
     memory: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     log_pairs: list[tuple[float, float]] = field(default_factory=list)
-    """Requests/s with and without the prediction log, of servers started one after the other."""
+    """Requests/s with and without the prediction log, of servers side by side, loaded in turn."""
     missing: dict[str, str] = field(default_factory=dict)
     """Why a contender has no numbers."""
 

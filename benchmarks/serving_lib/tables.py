@@ -125,8 +125,8 @@ def _log(raw: Mapping[str, Any]) -> Table:
     rows.append(["median", *(figures.middle(rates) for rates in zip(*raw["log_pairs"], strict=True))])
     rows[-1].append(f"{100 * figures.middle(costs):.1f} %")
     notes = [
-        f"{TENTH}, at c = 16: the server is started with and without the log, in turn and in alternating order; "
-        f"a number is the median of {PER_PAIR} measurements of one start."
+        f"{TENTH}, at c = 16: two servers, with and without the log, are started side by side and loaded in turn, "
+        f"while the other one idles; a number is the median of {PER_PAIR} measurements."
     ]
     return Table("What the prediction log takes", ("pair", "req/s with log", "req/s without", "taken"), rows, notes)
 
