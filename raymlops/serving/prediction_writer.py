@@ -103,12 +103,8 @@ class PartWriter:
             self._sequence += 1
             part = Part(self._token, self._sequence, self._sequence)
             belonging = table if len(numbers) == 1 else table.filter(pa.array(days == number))
-            made.append(
-                (
-                    belonging.num_rows,
-                    Encoded(day_of(number * 86_400.0), part, encode(belonging, lasting=False), belonging),
-                )
-            )
+            data = encode(belonging, lasting=False)
+            made.append((belonging.num_rows, Encoded(day_of(number * 86_400.0), part, data, belonging)))
         return made
 
     def write(self, encoded: Encoded) -> None:

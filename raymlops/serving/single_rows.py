@@ -49,7 +49,7 @@ def apart(singles: Sequence[Single]) -> Iterator[Record]:
     """The requests, each with its own values."""
     for *who, latency, status, batch, row in singles:
         given, found = batch.columns, batch.answer
-        if batch.rows > 1:
+        if batch.rows > 1:  # who was alone keeps what came, so that a column of two values is still found to be wrong
             given = {name: column[row : row + 1] for name, column in given.items()}
             found = {name: column[row : row + 1] for name, column in found.items()}
         yield Record._make((*who, given, found, 1, latency, status))
