@@ -12,6 +12,7 @@ from raymlops.config.serving import PredictionLog as LogConfig
 from raymlops.serving.prediction_log import PredictionLog
 from raymlops.serving.prediction_reader import read_predictions
 from raymlops.serving.prediction_table import Record
+from raymlops.serving.prediction_writer import MakeTables
 from raymlops.store import Store
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
@@ -47,5 +48,5 @@ def ids(store: Store, since: datetime = ALL[0], until: datetime = ALL[1]) -> lis
     return read_predictions(store, "flights", since, until).column("prediction_id").to_pylist()
 
 
-def opened(store: Store, **config: Any) -> PredictionLog:
-    return PredictionLog(store, "flights", "replica-1", LogConfig(**{"flush_s": 0.02, **config}))
+def opened(store: Store, make: MakeTables | None = None, **config: Any) -> PredictionLog:
+    return PredictionLog(store, "flights", "replica-1", LogConfig(**{"flush_s": 0.02, **config}), make)

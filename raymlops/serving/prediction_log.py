@@ -22,7 +22,7 @@ from raymlops.config.serving import PredictionLog as LogConfig
 from raymlops.serving.batching import Batch
 from raymlops.serving.logs import log_event
 from raymlops.serving.prediction_table import Column, Record
-from raymlops.serving.prediction_writer import Encoded, PartWriter
+from raymlops.serving.prediction_writer import Encoded, MakeTables, PartWriter
 from raymlops.serving.single_rows import Single
 from raymlops.store import Store
 
@@ -35,9 +35,12 @@ class PredictionLog:
     """One per replica process; `replica` is unique to this process. Rows reach the store at most `config.flush_s`
     seconds plus the time of one write after `append`."""
 
-    def __init__(self, store: Store, endpoint: str, replica: str, config: LogConfig) -> None:
+    def __init__(
+        self, store: Store, endpoint: str, replica: str, config: LogConfig, make: MakeTables | None = None
+    ) -> None:
+        """`make` as in `PartWriter`."""
         self._flush_s, self._sample, self._most_rows = config.flush_s, config.sample, config.queue_rows
-        self._writer = PartWriter(store, endpoint, replica, frozenset(config.redact))
+        self._writer = PartWriter(store, endpoint, replica, frozenset(config.redact), make)
         self._lock = threading.Lock()
         self._pending: list[Record] = []
         self._singles: list[Single] = []
@@ -147,7 +150,7 @@ class PredictionLog:
             self._pending, self._singles = [], []
         if not rows:
             return
-        good, bad_rows = self._writer.encode(records, singles)
+        good, bad_rows = self._writer.encode(records, singles, size)
         written = 0
         for number, part in good:
             if self._written_in_the_end(part):

@@ -7,6 +7,7 @@ null → anything, whole numbers and fractions → double, and whatever else doe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -161,8 +162,9 @@ def values_to_array(values: list[Any]) -> pa.Array:
         return pa.nulls(len(values))
     if kinds == {bool}:
         return pa.array(values, pa.bool_())
-    if kinds == {int} and all(value is None or -(2**63) <= value < 2**63 for value in values):
-        return pa.array(values, pa.int64())
+    if kinds == {int}:
+        with contextlib.suppress(OverflowError):  # then they are as near as a fraction can be
+            return pa.array(values, pa.int64())
     if kinds == {float}:
         return pa.array(values, pa.float64())
     if kinds <= {int, float}:

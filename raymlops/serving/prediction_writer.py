@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time as clock
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,10 @@ _TIDY_DAYS = 7
 _KEPT_BYTES = 1024 * 1024
 """Parts up to this size stay in memory until they are merged, which saves reading them again."""
 _Kept = tuple[Part, pa.Table | None]
+_BLOCK, _BLOCKS_BYTES = 2048, 2 * 1024 * 1024
+"""Requests of one row that become a table at one go, and bytes of all their bodies: that takes a few milliseconds."""
+MakeTables = Callable[[Callable[[], list[pa.Table]]], list[pa.Table]]
+"""Calls the function that it is given, and returns what that returns."""
 _SAMPLE = Record(0.0, "", "", "", 0.0, None, {"x": [1.0], "y": ["a"], "z": [None]}, None, 1, 0.0, "")
 
 
@@ -49,10 +54,18 @@ def encode(table: pa.Table, lasting: bool = True) -> bytes:
     return bytes(sink.getvalue())
 
 
+def _here(work: Callable[[], list[pa.Table]]) -> list[pa.Table]:
+    return work()
+
+
 class PartWriter:
     """The parts of one replica. Only `write` raises; what else fails is counted and leaves all rows readable."""
 
-    def __init__(self, store: Store, endpoint: str, replica: str, redact: frozenset[str]) -> None:
+    def __init__(
+        self, store: Store, endpoint: str, replica: str, redact: frozenset[str], make: MakeTables | None = None
+    ) -> None:
+        """`make` calls what makes tables of small requests, in a thread of its choice; without it, the caller's."""
+        self._make = make or _here
         self._store, self._endpoint, self._replica, self._redact = store, endpoint, replica, redact
         self._root = predictions_path(endpoint)
         self._token = replica_token(replica)
@@ -65,37 +78,41 @@ class PartWriter:
         encode(to_table([_SAMPLE], endpoint, replica))  # loads what Arrow loads late, which takes half a second
 
     def encode(
-        self, records: Sequence[Record], singles: Sequence[Single] = ()
+        self, records: Sequence[Record], singles: Sequence[Single] = (), size: int = 0
     ) -> tuple[list[tuple[int, Encoded]], int]:
-        """Parts with their rows, one per day; and the rows of requests that no table could be made of."""
+        """Parts with their rows, one per day; and the rows of requests that no table could be made of. `size`: bytes of
+        their bodies."""
         try:
-            return self._encode(records, singles), 0
+            return self._encode(records, singles, self._make if size <= _BLOCKS_BYTES else _here), 0
         except Exception as error:  # one request must not take the others with it
             self.last_error = f"cannot log: {error}"
         every = [*records, *apart(singles)]
         good = [record for record in every if self._is_sound(record)]
         bad = sum(record.rows for record in every) - sum(record.rows for record in good)
         try:
-            return self._encode(good, ()) if good else [], bad
+            return self._encode(good) if good else [], bad
         except Exception as error:
             self.last_error = f"cannot log: {error}"
             return [], sum(record.rows for record in every)
 
     def _is_sound(self, record: Record) -> bool:
         try:
-            encode(self._table([record], ()))
+            encode(self._table([record]))
             day_of(record.time)
         except Exception:
             return False
         return True
 
-    def _table(self, records: Sequence[Record], singles: Sequence[Single]) -> pa.Table:
+    def _table(self, records: Sequence[Record], singles: Sequence[Single] = (), make: MakeTables = _here) -> pa.Table:
         whom = self._endpoint, self._replica, self._redact
-        tables = singles_tables(singles, *whom)
+        blocks = [singles[start : start + _BLOCK] for start in range(0, len(singles), _BLOCK)]
+        tables = [table for block in blocks for table in make(partial(singles_tables, block, *whom))]
         return unify([*tables, to_table(records, *whom)] if records else tables)
 
-    def _encode(self, records: Sequence[Record], singles: Sequence[Single]) -> list[tuple[int, Encoded]]:
-        table = self._table(records, singles)
+    def _encode(
+        self, records: Sequence[Record], singles: Sequence[Single] = (), make: MakeTables = _here
+    ) -> list[tuple[int, Encoded]]:
+        table = self._table(records, singles, make)
         days = table.column("time").cast(pa.int64()).to_numpy() // 86_400_000_000
         numbers = np.unique(days)
         made = []

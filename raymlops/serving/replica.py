@@ -25,6 +25,7 @@ from raymlops.serving.hosting import Batching, Host
 from raymlops.serving.labels import LabelStore
 from raymlops.serving.lane import alone
 from raymlops.serving.logs import configure_logging, log_event, log_left_out
+from raymlops.serving.loop_runner import LoopRunner
 from raymlops.serving.metrics import Counts, MetricsExporter
 from raymlops.serving.outbox import Outbox
 from raymlops.serving.prediction_log import PredictionLog
@@ -68,7 +69,10 @@ class Replica:
         self.accounts = Accounts(self.id, budget_s, limits.timeout_s)
         self._outbox = Outbox(self.id)
         self._reporter = ReplicaReporter(self.accounts, self._outbox, self._link.report)
-        self._log = PredictionLog(self._store, self.name, self.id, config.log) if config.log.enabled else None
+        self._log = None
+        if config.log.enabled:
+            make = LoopRunner(asyncio.get_running_loop())
+            self._log = PredictionLog(self._store, self.name, self.id, config.log, make)
         self.labels = LabelStore(self._store, self.name)
         mirror = Mirror(self.accounts, self._log, budget_s, candidate.max_in_flight)
         self.answerer = Answerer(self.name, self.accounts, self._log, budget_s, mirror, config.log_requests)
