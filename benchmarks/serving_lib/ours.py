@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,8 +27,9 @@ LOG = "the prediction log's share"
 STEPS = "rollout.steps=[{share: 0.1}, {share: 0.5, approval: true}]"
 ABOUT_TENTH, ABOUT_HALF = (0.02, 0.22), (0.35, 0.65)
 """Shares that 256 requests of a right split leave less than once in a million times."""
-PER_PAIR = 8
-"""Measurements of each of a pair's servers."""
+TURNS, TURN_SECONDS, RUN_IN_SECONDS = 12, 2.0, 1.0
+"""Of a pair of servers: how often one is loaded after the other, and for how long each time, measured and before. The
+log is written twice a second: what was logged in one turn must not be written in the other's, unmeasured."""
 SETTINGS = {
     TENTH: (STEPS,),
     RESIDENT: (STEPS, "serving.candidate.placement=co_resident"),
@@ -64,9 +63,9 @@ def measure_ours(label: str, recorder: Recorder) -> None:
 
 
 def measure_log(recorder: Recorder, pairs: int) -> None:
-    """Start the endpoint with and without the log side by side, `pairs` times, load the two in turn and keep each
-    pair's throughput at 16 connections. Two starts of one server differ by more than the log takes, so a single pair
-    says little; and so do two minutes of one machine, so neither of a pair has minutes of its own."""
+    """Start the endpoint with and without the log side by side, `pairs` times, load the two in turn and keep their
+    throughput at 16 connections, turn by turn. Two starts of one server differ by more than the log takes, so a single
+    pair says little; and so do two moments of one machine, so that only those are compared which follow each other."""
     plan, order = recorder.plan, (TENTH, UNLOGGED)
     bodies, path = [rows(NAME).encode(row) for row in plan.models.rows], rows(NAME).path
     try:
@@ -79,16 +78,19 @@ def measure_log(recorder: Recorder, pairs: int) -> None:
                     endpoints[label] = stack.enter_context(serving(prepare(copied), SETTINGS[label], aside=True))
                     endpoints[label].start()
                     endpoints[label].wait_share(*ABOUT_TENTH)
-                    measure(endpoints[label].port, path, bodies, 16, plan.warm, plan.generator)
-                rates = defaultdict(list)
-                for turn in range(PER_PAIR):
+                turns: list[tuple[float, float]] = []
+                for turn in range(TURNS):
+                    rates = {}
                     for label in order if (number + turn) % 2 else order[::-1]:
-                        load = measure(endpoints[label].port, path, bodies, 16, plan.seconds, plan.generator)
-                        rates[label].append(load.rate)
-                        print(f"... {label}, beside the other: {load.rate:,.0f}/s", file=sys.stderr, flush=True)
+                        for seconds in (RUN_IN_SECONDS, TURN_SECONDS):
+                            load = measure(endpoints[label].port, path, bodies, 16, seconds, plan.generator)
+                        rates[label] = load.rate
+                    turns.append((rates[TENTH], rates[UNLOGGED]))
+                    shown = "{:,.0f}/s with the log, {:,.0f}/s without".format(*turns[-1])
+                    print(f"... {shown}, side by side", file=sys.stderr, flush=True)
                 for endpoint in endpoints.values():
                     endpoint.abort()
-            recorder.log_pairs.append((statistics.median(rates[TENTH]), statistics.median(rates[UNLOGGED])))
+            recorder.log_pairs.append(turns)
     except FAILURES as error:
         recorder.missing[LOG] = " ".join(str(error).split())
 

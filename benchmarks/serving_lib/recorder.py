@@ -35,8 +35,8 @@ class Recorder:
     asked: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Answers that were compared with the champion's prediction, or counted by variant."""
     memory: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    log_pairs: list[tuple[float, float]] = field(default_factory=list)
-    """Requests/s with and without the prediction log, of servers side by side, loaded in turn."""
+    log_pairs: list[list[tuple[float, float]]] = field(default_factory=list)
+    """Of every pair of servers side by side: requests/s with and without the prediction log, turn by turn."""
     missing: dict[str, str] = field(default_factory=dict)
     """Why a contender has no numbers."""
 
@@ -89,7 +89,7 @@ class Recorder:
             },
             "asked": dict(self.asked),
             "memory_mib": {label: list(values) for label, values in self.memory.items()},
-            "log_pairs": [list(pair) for pair in self.log_pairs],
+            "log_pairs": [[list(turn) for turn in pair] for pair in self.log_pairs],
             "missing": dict(self.missing),
         }
 

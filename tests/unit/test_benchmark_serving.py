@@ -18,6 +18,7 @@ from benchmarks.serving_lib.environments import constraints, requirements
 from benchmarks.serving_lib.generator import length, percentile, succeeded
 from benchmarks.serving_lib.load import Load, lua, raw
 from benchmarks.serving_lib.observer import Observer
+from benchmarks.serving_lib.tables import tables, targets
 
 ROW = {"carrier": "AA", "distance": 1089, "speed": 1.5}
 
@@ -40,6 +41,14 @@ def test_medians_and_ratios_are_over_repeats() -> None:
     assert figures.costs([(500.0, 1000.0), (1100.0, 1000.0)]) == [0.5, pytest.approx(-0.1)]
     assert figures.spread(SAMPLES, "ours", 1) == pytest.approx(2 / 3)
     assert figures.errors(SAMPLES, "peer") == 3
+
+
+def test_what_the_log_takes_is_seen_on_a_machine_that_slows_down() -> None:
+    slowing = [[96.0 * speed, 100.0 * speed] for speed in (10.0, 9.0, 4.0, 5.0, 4.0)]
+    measured = {"samples": {}, "asked": {}, "memory_mib": {}, "missing": {}, "versions": {}, "repeats": 1}
+    found = {**measured, "generator": "wrk", "log_pairs": [slowing, slowing[::-1], [[80.0, 100.0]]]}
+    assert next(target.value for target in targets(found) if "logging" in target.claim) == pytest.approx(0.04)
+    assert [row[-1] for row in tables(found)[-1].rows] == ["4.0 %", "4.0 %", "20.0 %", "4.0 %"]
 
 
 def test_the_hardest_comparison_counts() -> None:
