@@ -24,6 +24,10 @@ from raymlops.features.state import FeatureState
 from raymlops.features.transform import Transform
 from raymlops.store import Store, filesystem_of
 
+AHEAD = 2
+"""Tasks per CPU that are under way or wait for one."""
+ENDING_SECONDS = 60.0
+
 
 @dataclass(frozen=True)
 class ShardJob:
@@ -48,24 +52,30 @@ def write_shards(job: ShardJob, pieces: Mapping[str, Sequence[tuple[str, int]]])
 
     write = ray.remote(num_cpus=1, max_retries=2)(_write_shard)
     shared = ray.put(job)
-    tasks = []
+    wanted = []
     for part, staged in pieces.items():
         count = shard_count(sum(rows for _, rows in staged), job.config.data.shard_rows)
         paths = sorted(path for path, _ in staged)
-        tasks += [write.remote(shared, part, index, count, paths) for index in range(count)]
-    files: dict[str, dict[str, Any]] = {}
+        wanted += [(part, index, count, paths) for index in range(count)]
+    # Few at a time, and after a failure no more: to cancel a task that is just ending can abort the process that does.
+    most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    tasks: list[Any] = []
+    under_way: list[Any] = []
     try:
-        for described in ray.get(tasks):
-            files |= described
+        for arguments in wanted:
+            if len(under_way) == most:
+                done, under_way = ray.wait(under_way)
+                ray.get(done)
+            tasks.append(write.remote(shared, *arguments))
+            under_way.append(tasks[-1])
+        described = ray.get(tasks)
     except BaseException as error:
-        for task in tasks:
-            ray.cancel(task)
         with contextlib.suppress(RayError):
-            ray.wait(tasks, num_returns=len(tasks), timeout=60)
+            ray.wait(under_way, num_returns=len(under_way), timeout=ENDING_SECONDS)
         if isinstance(error, RayError):
             raise user_error(error, "snapshot: encoding failed") from error
         raise
-    return files
+    return {name: facts for files in described for name, facts in files.items()}
 
 
 def _write_shard(job: ShardJob, part: str, index: int, count: int, pieces: list[str]) -> dict[str, dict[str, Any]]:
