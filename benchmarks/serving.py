@@ -24,8 +24,8 @@ from benchmarks.serving_lib.recorder import SLICES, Plan, Recorder
 from benchmarks.serving_lib.tables import tables, targets
 
 NAMES = ("raymlops", *(peer.name for peer in PEERS))
-PAIRS = 6
-"""Starts with and without the prediction log."""
+LOG_STARTS = 4
+"""Of the server that shows what the prediction log takes."""
 WHAT = """\
 One row of named columns per request, the same 64 rows of flights in turn, one model: the champion of the flights
 configuration, opened from the same package. A closed loop of c connections drives each server alone on the machine;
@@ -50,7 +50,7 @@ def measure(quick: bool, options: argparse.Namespace) -> Report:
                 if peer.name in environments:
                     measure_peer(peer, environments[peer.name], recorder)
         if "raymlops" not in skipped:
-            measure_log(recorder, 1 if quick else PAIRS)
+            measure_log(recorder, *((1, 4) if quick else (LOG_STARTS,)))
     raw = {
         **recorder.plain(),
         "generator": options.generator,

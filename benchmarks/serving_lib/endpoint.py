@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +38,11 @@ class Endpoint:
     port: int
     models: Models
     protocol: Protocol
-    environment: dict[str, str]
-    """Variables of its own processes and of the commands about it."""
 
     def rollout(self, *arguments: str) -> str:
         """`raymlops rollout …`; returns what it printed. Raises RuntimeError with what it said when it fails."""
-        command, environment = [*PROGRAM, "rollout", *arguments], os.environ | self.environment
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        command = [*PROGRAM, "rollout", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"raymlops rollout {' '.join(arguments)}: {done.stderr[-500:]}{done.stdout[-500:]}")
         return done.stdout
@@ -100,16 +97,20 @@ class Endpoint:
 
 
 @contextmanager
-def serving(models: Models, settings: Sequence[str] = (), aside: bool = False) -> Iterator[Endpoint]:
-    """An endpoint that answers; `aside`: out of sight of another one with the same name. Raises RuntimeError with the
-    end of its output when it does not start."""
+def serving(
+    models: Models,
+    settings: Sequence[str] = (),
+    program: Sequence[str] = PROGRAM,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Endpoint]:
+    """An endpoint that answers; `environment`: more variables for it. Raises RuntimeError with the end of its output
+    when it does not start."""
     port, protocol = free_port(), rows(NAME)
     given = (f"name={NAME}", f"storage={models.storage}", f"serving.port={port}", *POLICY, *settings)
     options = [part for setting in given for part in ("--set", setting)]
-    with tempfile.TemporaryDirectory(prefix="") as scratch:
-        environment = {"TMPDIR": scratch} if aside else {}  # short, as the paths of sockets have to be
+    with tempfile.TemporaryDirectory(prefix="raymlops-serving-") as scratch:
         log = Path(scratch) / "output.log"
-        with Server([*PROGRAM, "serve", str(CONFIG), *options], environment, ROOT, log) as server:
+        with Server([*program, "serve", str(CONFIG), *options], environment or {}, ROOT, log) as server:
             try:
                 wait_ready(
                     lambda: check(port, protocol, models.rows[:1], models.expected[:1]),
@@ -118,6 +119,6 @@ def serving(models: Models, settings: Sequence[str] = (), aside: bool = False) -
                 )
             except RuntimeError as error:
                 raise RuntimeError(f"{error}\n{server.tail()}") from error
-            endpoint = Endpoint(server, port, models, protocol, environment)
+            endpoint = Endpoint(server, port, models, protocol)
             endpoint.settle()
             yield endpoint

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.serving_lib.contenders import FAILURES
 from benchmarks.serving_lib.endpoint import Endpoint, serving
 from benchmarks.serving_lib.load import measure
-from benchmarks.serving_lib.models import NAME, prepare
+from benchmarks.serving_lib.models import NAME
 from benchmarks.serving_lib.protocols import rows
 from benchmarks.serving_lib.recorder import Recorder
+from benchmarks.serving_lib.switching import COUPLE_SECONDS, RESULT
 
 ALONE = "raymlops, no candidate"
 TENTH = "raymlops, 10 % isolated"
@@ -27,9 +27,8 @@ LOG = "the prediction log's share"
 STEPS = "rollout.steps=[{share: 0.1}, {share: 0.5, approval: true}]"
 ABOUT_TENTH, ABOUT_HALF = (0.02, 0.22), (0.35, 0.65)
 """Shares that 256 requests of a right split leave less than once in a million times."""
-TURNS, TURN_SECONDS, RUN_IN_SECONDS = 12, 2.0, 1.0
-"""Of a pair of servers: how often one is loaded after the other, and for how long each time, measured and before. The
-log is written twice a second: what was logged in one turn must not be written in the other's, unmeasured."""
+COUPLES = 36
+"""Turns with the prediction log, and as many without it, in one start."""
 SETTINGS = {
     TENTH: (STEPS,),
     RESIDENT: (STEPS, "serving.candidate.placement=co_resident"),
@@ -62,35 +61,29 @@ def measure_ours(label: str, recorder: Recorder) -> None:
         recorder.missing.update({name: " ".join(str(error).split()) for name in wanted if name not in done})
 
 
-def measure_log(recorder: Recorder, pairs: int) -> None:
-    """Start the endpoint with and without the log side by side, `pairs` times, load the two in turn and keep their
-    throughput at 16 connections, turn by turn. Two starts of one server differ by more than the log takes, so a single
-    pair says little; and so do two moments of one machine, so that only those are compared which follow each other."""
-    plan, order = recorder.plan, (TENTH, UNLOGGED)
+def measure_log(recorder: Recorder, starts: int, couples: int = COUPLES) -> None:
+    """Start the endpoint `starts` times with a log that is on and off in turn, under load at 16 connections, and keep
+    the throughput of about `couples` turns with and without it."""
+    plan = recorder.plan
     bodies, path = [rows(NAME).encode(row) for row in plan.models.rows], rows(NAME).path
+    program = (sys.executable, "-m", "benchmarks.serving_lib.switching")
     try:
-        for number in range(pairs):
-            with ExitStack() as stack:
-                endpoints = {}
-                for label in order:
-                    copied = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raymlops-serving-"))) / "copy"
-                    shutil.copytree(plan.models.storage, copied)
-                    endpoints[label] = stack.enter_context(serving(prepare(copied), SETTINGS[label], aside=True))
-                    endpoints[label].start()
-                    endpoints[label].wait_share(*ABOUT_TENTH)
-                turns: list[tuple[float, float]] = []
-                for turn in range(TURNS):
-                    rates = {}
-                    for label in order if (number + turn) % 2 else order[::-1]:
-                        for seconds in (RUN_IN_SECONDS, TURN_SECONDS):
-                            load = measure(endpoints[label].port, path, bodies, 16, seconds, plan.generator)
-                        rates[label] = load.rate
-                    turns.append((rates[TENTH], rates[UNLOGGED]))
-                    shown = "{:,.0f}/s with the log, {:,.0f}/s without".format(*turns[-1])
-                    print(f"... {shown}, side by side", file=sys.stderr, flush=True)
-                for endpoint in endpoints.values():
+        for _ in range(starts):
+            with tempfile.TemporaryDirectory(prefix="raymlops-switching-") as scratch:
+                result = Path(scratch) / "rates"
+                with serving(plan.models, SETTINGS[TENTH], program, {RESULT: str(result)}) as endpoint:
+                    endpoint.start()
+                    endpoint.wait_share(*ABOUT_TENTH)
+                    measure(endpoint.port, path, bodies, 16, plan.warm, plan.generator)
+                    result.write_text("")
+                    measure(endpoint.port, path, bodies, 16, (couples + 2) * COUPLE_SECONDS, plan.generator)
+                    lines = result.read_text().splitlines()[1:]  # the first may have begun before the load
                     endpoint.abort()
-            recorder.log_pairs.append(turns)
+            recorder.log_starts.append([(float(on), float(off)) for on, off in map(str.split, lines)])
+            taken = statistics.median(1 - on / off for on, off in recorder.log_starts[-1])
+            print(
+                f"... prediction log: {taken:.1%} of the throughput in {len(lines)} turns", file=sys.stderr, flush=True
+            )
     except FAILURES as error:
         recorder.missing[LOG] = " ".join(str(error).split())
 

@@ -35,8 +35,8 @@ class Recorder:
     asked: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Answers that were compared with the champion's prediction, or counted by variant."""
     memory: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    log_pairs: list[list[tuple[float, float]]] = field(default_factory=list)
-    """Of every pair of servers side by side: requests/s with and without the prediction log, turn by turn."""
+    log_starts: list[list[tuple[float, float]]] = field(default_factory=list)
+    """Of every start of a server that logs and does not in turn: requests/s with and without the prediction log."""
     missing: dict[str, str] = field(default_factory=dict)
     """Why a contender has no numbers."""
 
@@ -89,7 +89,7 @@ class Recorder:
             },
             "asked": dict(self.asked),
             "memory_mib": {label: list(values) for label, values in self.memory.items()},
-            "log_pairs": [[list(turn) for turn in pair] for pair in self.log_pairs],
+            "log_starts": [[list(couple) for couple in couples] for couples in self.log_starts],
             "missing": dict(self.missing),
         }
 

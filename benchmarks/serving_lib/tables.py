@@ -10,9 +10,10 @@ from benchmarks.common import Table, Target
 from benchmarks.serving_lib import figures
 from benchmarks.serving_lib.figures import Samples
 from benchmarks.serving_lib.load import Load
-from benchmarks.serving_lib.ours import LOG, OURS, RESIDENT, RUN_IN_SECONDS, TENTH, TURN_SECONDS, TURNS
+from benchmarks.serving_lib.ours import LOG, OURS, RESIDENT, TENTH
 from benchmarks.serving_lib.peers import PEERS, TITLES
 from benchmarks.serving_lib.recorder import CONNECTIONS
+from benchmarks.serving_lib.switching import RUN_IN_SECONDS, TURN_SECONDS
 
 ONE, TWO, RAY = TITLES["fastapi"], TITLES["fastapi-2"], TITLES["ray-serve"]
 OTHERS = tuple(title for title in TITLES.values() if title not in (ONE, TWO))
@@ -31,7 +32,7 @@ def tables(raw: Mapping[str, Any]) -> list[Table]:
     samples = samples_of(raw)
     labels = [label for label in (*OURS, *TITLES.values()) if label in samples]
     found = [_throughput(samples, labels, raw), _latency(samples, labels), _beside(samples, labels, raw)]
-    if raw["log_pairs"]:
+    if raw["log_starts"]:
         found.append(_log(raw))
     named = (*OURS, LOG, *TITLES.values())
     missing = [[label, raw["missing"][label]] for label in named if label in raw["missing"]]
@@ -53,7 +54,7 @@ def targets(raw: Mapping[str, Any]) -> list[Target]:
         Target(f"10 % isolated / {RAY}, least ({at.rpartition(', ')[2]})", over_ray, 8.0, False),
         Target("p50 at c = 1, 10 % isolated, ms", figures.median(samples, TENTH, 1, "p50"), 0.5, True),
         Target(
-            "share of throughput that logging takes, c = 16, median of pairs",
+            "share of throughput that logging takes, c = 16, median of starts",
             figures.middle(_log_costs(raw)),
             0.05,
             True,
@@ -118,23 +119,23 @@ def _beside(samples: Samples, labels: Sequence[str], raw: Mapping[str, Any]) -> 
 
 def _log(raw: Mapping[str, Any]) -> Table:
     costs = _log_costs(raw)
-    rates = [[figures.middle(found) for found in zip(*turns, strict=True)] for turns in raw["log_pairs"]]
+    rates = [[figures.middle(found) for found in zip(*turns, strict=True)] for turns in raw["log_starts"]]
     numbered = enumerate(zip(rates, costs, strict=True), start=1)
     rows = [[str(number), *found, f"{100 * cost:.1f} %"] for number, (found, cost) in numbered]
     middle = (figures.middle(found) for found in zip(*rates, strict=True))
     rows.append(["median", *middle, f"{100 * figures.middle(costs):.1f} %"])
+    turns = sum(map(len, raw["log_starts"]))
     notes = [
-        f"{TENTH}, at c = 16: two servers, with and without the log, are started side by side and loaded in turn, "
-        f"{TURNS} times {TURN_SECONDS:g} s each after {RUN_IN_SECONDS:g} s that do not count, while the other one "
-        "idles. What is taken is the median over the turns, which are compared one by one, as the machine is not the "
-        "same for long."
+        f"{TENTH}, at c = 16: a server that logs and does not in turn, {TURN_SECONDS:g} s each after "
+        f"{RUN_IN_SECONDS:g} s that do not count; {turns} turns with and {turns} without. What is taken is the median "
+        "over couples of turns that follow each other, as the machine is not the same for long."
     ]
-    return Table("What the prediction log takes", ("pair", "req/s with log", "req/s without", "taken"), rows, notes)
+    return Table("What the prediction log takes", ("start", "req/s with log", "req/s without", "taken"), rows, notes)
 
 
 def _log_costs(raw: Mapping[str, Any]) -> list[float]:
-    """Of each pair of servers, the share of the throughput that the log takes."""
-    return [figures.middle(figures.costs(turns)) for turns in raw["log_pairs"]]
+    """Of each start, the share of the throughput that the log takes."""
+    return [figures.middle(figures.costs(turns)) for turns in raw["log_starts"]]
 
 
 def _version(name: str, raw: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ def test_medians_and_ratios_are_over_repeats() -> None:
 def test_what_the_log_takes_is_seen_on_a_machine_that_slows_down() -> None:
     slowing = [[96.0 * speed, 100.0 * speed] for speed in (10.0, 9.0, 4.0, 5.0, 4.0)]
     measured = {"samples": {}, "asked": {}, "memory_mib": {}, "missing": {}, "versions": {}, "repeats": 1}
-    found = {**measured, "generator": "wrk", "log_pairs": [slowing, slowing[::-1], [[80.0, 100.0]]]}
+    found = {**measured, "generator": "wrk", "log_starts": [slowing, slowing[::-1], [[80.0, 100.0]]]}
     assert next(target.value for target in targets(found) if "logging" in target.claim) == pytest.approx(0.04)
     assert [row[-1] for row in tables(found)[-1].rows] == ["4.0 %", "4.0 %", "20.0 %", "4.0 %"]
 
