@@ -13,6 +13,11 @@ import psutil
 
 from raymlops.errors import RaymlopsError
 
+SOCKET_PATH_BYTES = 107
+"""A Unix socket's path is no longer on Linux: unix(7)."""
+_LONGEST = f"/e12345678/{56 * 'n'}/admin.1234567.tmp"
+"""Below the runtime directory: HAProxy's, where Serve puts it for a node, by its name until HAProxy has opened it."""
+
 
 @dataclass(frozen=True)
 class LocalEndpoint:
@@ -57,8 +62,11 @@ class LocalEndpoint:
 
 
 def runtime_directory() -> Path:
-    """This user's directory for records and sockets. Raises RaymlopsError when it is somebody else's."""
-    path = Path(tempfile.gettempdir()) / f"rml-{os.getuid()}"  # short, as the paths of sockets have to be
+    """This user's directory for records and sockets: in the temporary directory, or, where the sockets' paths would
+    become too long there, in /tmp. Raises RaymlopsError when it is somebody else's."""
+    path = Path(tempfile.gettempdir()) / f"rml-{os.getuid()}"
+    if len(os.fsencode(path)) + len(_LONGEST) > SOCKET_PATH_BYTES:
+        path = Path("/tmp") / path.name
     path.mkdir(mode=0o700, exist_ok=True)
     facts = path.lstat()
     if facts.st_uid != os.getuid() or facts.st_mode & 0o077 or path.is_symlink():
