@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from scipy.stats import binom
+
 from benchmarks.serving_lib.load import Load
 
 Samples = Mapping[str, Mapping[int, Sequence[Load]]]
@@ -44,6 +46,16 @@ def costs(pairs: Iterable[Sequence[float]]) -> list[float]:
 def middle(values: Sequence[float]) -> float:
     """The median; NaN of nothing."""
     return float(statistics.median(values)) if values else math.nan
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median of what the values were drawn from is, in 95 of 100 times at least, by how many of them lie on
+    either side of it (the inverted sign test); (NaN, NaN) of fewer than six."""
+    beyond = int(binom.ppf(0.025, len(values), 0.5)) if values else 0
+    if beyond == 0:
+        return math.nan, math.nan
+    ordered = sorted(values)
+    return ordered[beyond - 1], ordered[-beyond]
 
 
 def errors(samples: Samples, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -119,18 +120,28 @@ def _beside(samples: Samples, labels: Sequence[str], raw: Mapping[str, Any]) -> 
 
 def _log(raw: Mapping[str, Any]) -> Table:
     costs = _log_costs(raw)
+    couples = [couple for start in raw["log_starts"] for couple in start]
     rates = [[figures.middle(found) for found in zip(*turns, strict=True)] for turns in raw["log_starts"]]
-    numbered = enumerate(zip(rates, costs, strict=True), start=1)
-    rows = [[str(number), *found, f"{100 * cost:.1f} %"] for number, (found, cost) in numbered]
+    rows = [
+        [str(number), *rates[number - 1], f"{100 * costs[number - 1]:.1f} %", _interval(turns)]
+        for number, turns in enumerate(raw["log_starts"], start=1)
+    ]
     middle = (figures.middle(found) for found in zip(*rates, strict=True))
-    rows.append(["median", *middle, f"{100 * figures.middle(costs):.1f} %"])
-    turns = sum(map(len, raw["log_starts"]))
+    rows.append(["median", *middle, f"{100 * figures.middle(costs):.1f} %", _interval(couples)])
+    turns = len(couples)
     notes = [
         f"{TENTH}, at c = 16: a server that logs and does not in turn, {TURN_SECONDS:g} s each after "
         f"{RUN_IN_SECONDS:g} s that do not count; {turns} turns with and {turns} without. What is taken is the median "
-        "over couples of turns that follow each other, as the machine is not the same for long."
+        "over couples of turns that follow each other, as the machine is not the same for long.",
+        "95 % interval: of that median, of the start's couples or of all, from their order (the inverted sign test).",
     ]
-    return Table("What the prediction log takes", ("start", "req/s with log", "req/s without", "taken"), rows, notes)
+    columns = ("start", "req/s with log", "req/s without", "taken", "95 % interval")
+    return Table("What the prediction log takes", columns, rows, notes)
+
+
+def _interval(couples: Sequence[Sequence[float]]) -> str:
+    low, high = figures.median_interval(figures.costs(couples))
+    return "–" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
 def _log_costs(raw: Mapping[str, Any]) -> list[float]:

@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from benchmarks.serving_lib import figures, protocols
 from benchmarks.serving_lib.delays import rollback_delays, step_delays
@@ -48,7 +50,24 @@ def test_what_the_log_takes_is_seen_on_a_machine_that_slows_down() -> None:
     measured = {"samples": {}, "asked": {}, "memory_mib": {}, "missing": {}, "versions": {}, "repeats": 1}
     found = {**measured, "generator": "wrk", "log_starts": [slowing, slowing[::-1], [[80.0, 100.0]]]}
     assert next(target.value for target in targets(found) if "logging" in target.claim) == pytest.approx(0.04)
-    assert [row[-1] for row in tables(found)[-1].rows] == ["4.0 %", "4.0 %", "20.0 %", "4.0 %"]
+    rows = [row[-2:] for row in tables(found)[-1].rows]
+    assert rows == [["4.0 %", "–"], ["4.0 %", "–"], ["20.0 %", "–"], ["4.0 %", "4.0 to 4.0 %"]]
+
+
+@given(st.integers(6, 300), st.integers(0, 2**32 - 1))
+def test_the_interval_of_a_median_has_the_values_that_a_sign_test_does_not_reject(number: int, seed: int) -> None:
+    values = list(np.random.default_rng(seed).normal(size=number))
+    low, high = figures.median_interval(values)
+    assert low <= figures.middle(values) <= high
+    assert figures.median_interval([-value for value in values]) == (-high, -low)
+    for bound, side in ((low, -1), (high, 1)):
+        inside = sum(side * value > side * (bound - side * 1e-12) for value in values)
+        outside = inside - sum(value == bound for value in values)
+        assert binomtest(inside, number).pvalue > 0.05 >= binomtest(outside, number).pvalue
+
+
+def test_few_values_have_no_interval() -> None:
+    assert all(math.isnan(bound) for few in ([], [1.0], [1.0] * 5) for bound in figures.median_interval(few))
 
 
 def test_the_hardest_comparison_counts() -> None:
