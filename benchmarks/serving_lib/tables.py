@@ -122,17 +122,14 @@ def _log(raw: Mapping[str, Any]) -> Table:
     costs = _log_costs(raw)
     couples = [couple for start in raw["log_starts"] for couple in start]
     rates = [[figures.middle(found) for found in zip(*turns, strict=True)] for turns in raw["log_starts"]]
-    rows = [
-        [str(number), *rates[number - 1], f"{100 * costs[number - 1]:.1f} %", _interval(turns)]
-        for number, turns in enumerate(raw["log_starts"], start=1)
-    ]
+    numbered = enumerate(zip(rates, costs, raw["log_starts"], strict=True), start=1)
+    rows = [[str(number), *rate, f"{100 * cost:.1f} %", _interval(turns)] for number, (rate, cost, turns) in numbered]
     middle = (figures.middle(found) for found in zip(*rates, strict=True))
     rows.append(["median", *middle, f"{100 * figures.middle(costs):.1f} %", _interval(couples)])
-    turns = len(couples)
     notes = [
         f"{TENTH}, at c = 16: a server that logs and does not in turn, {TURN_SECONDS:g} s each after "
-        f"{RUN_IN_SECONDS:g} s that do not count; {turns} turns with and {turns} without. What is taken is the median "
-        "over couples of turns that follow each other, as the machine is not the same for long.",
+        f"{RUN_IN_SECONDS:g} s that do not count; {len(couples)} turns with and {len(couples)} without. What is "
+        "taken is the median over couples of turns that follow each other, as the machine is not the same for long.",
         "95 % interval: of that median, of the start's couples or of all, from their order (the inverted sign test).",
     ]
     columns = ("start", "req/s with log", "req/s without", "taken", "95 % interval")

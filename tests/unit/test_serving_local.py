@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from raymlops.errors import RaymlopsError
+from raymlops.serving import local
 from raymlops.serving.environment import environment
 from raymlops.serving.local import runtime_directory
 
@@ -44,13 +45,20 @@ def test_haproxy_can_open_its_socket_wherever_the_temporary_directory_is(
         shutil.rmtree(directory)
 
 
-def test_it_is_in_the_temporary_directory_where_that_is_short(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def short(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary directory that is short enough, whatever the user's number adds."""
+    monkeypatch.setattr(local, "SOCKET_PATH_BYTES", 4096)
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    assert runtime_directory().parent == scratch
+    return scratch
 
 
-def test_one_that_others_may_read_is_refused(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+def test_it_is_in_the_temporary_directory_where_that_is_short(short: Path) -> None:
+    assert runtime_directory().parent == short
+
+
+@pytest.mark.usefixtures("short")
+def test_one_that_others_may_read_is_refused() -> None:
     runtime_directory().chmod(0o755)
     with pytest.raises(RaymlopsError, match="expected a directory that only this user may read and write"):
         runtime_directory()
