@@ -33,7 +33,8 @@ def run_data_parallel(
     """Train on `train.workers` processes; rank 0 writes the best epoch's checkpoint to `path`.
 
     When a worker is lost all are started again, up to `train.max_failures` times, and go on from the newest state at
-    `path`; the same happens when an elastic group grows or shrinks. An exception of ours is final at once.
+    `path`; the same happens when an elastic group grows or shrinks. An exception of ours is final at once, and so is
+    the end of workers that `release_workers` freed.
     Raises what the workers raised, or RaymlopsError when they could not be started.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
@@ -71,13 +72,21 @@ def run_data_parallel(
             until=until,
         )
 
-    class EndOnOurErrors(UserCallback):  # type: ignore[misc]
-        """A diverged loss or a wrong configuration would come again: no group of workers is started for it."""
+    class EndForGood(UserCallback):  # type: ignore[misc]
+        """No other group of workers is started for a diverged loss or a wrong configuration, which would come again;
+        nor for a trial whose workers were released, as their CPUs are somebody else's by then."""
+
+        reported = False
+
+        def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+            self.reported = True
 
         def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, BaseException]) -> None:
             for error in worker_exceptions.values():
                 if isinstance(error, RaymlopsError):
                     raise error
+            if self.reported and not context.store.exists(f"{path}/{PLACEMENT}"):
+                raise RaymlopsError("the trial was ended, and its workers released")
 
     trainer = TorchTrainer(
         worker,
@@ -91,7 +100,7 @@ def run_data_parallel(
         run_config=RunConfig(
             name=f"{name}-{uuid.uuid4().hex[:6]}",
             storage_path=context.store.location(f"{context.path}/ray-train"),
-            callbacks=[*callbacks, EndOnOurErrors()],
+            callbacks=[EndForGood(), *callbacks],
             failure_config=FailureConfig(
                 max_failures=train.max_failures,
                 controller_failure_limit=WORKER_START_ATTEMPTS + (train.max_failures if elastic else 0),
@@ -122,8 +131,8 @@ def release_workers(store: Store, path: str) -> None:
 
     if store.exists(f"{path}/{PLACEMENT}"):
         identity = ray.PlacementGroupID.from_hex(store.read(f"{path}/{PLACEMENT}").decode())
+        store.delete_file(f"{path}/{PLACEMENT}")  # first: whoever drives them may yet live, and ask why they ended
         remove_placement_group(PlacementGroup(identity))
-        store.delete_file(f"{path}/{PLACEMENT}")
 
 
 def _remember_placement(store: Store, path: str) -> None:

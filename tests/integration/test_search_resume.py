@@ -11,12 +11,14 @@ import pytest
 import user_code
 from conftest import Prepared, configured
 
+from raymlops.errors import RaymlopsError
 from raymlops.registry.backend import tracking
 from raymlops.retraining.pipeline import run_job
 from raymlops.retraining.reproduction import reproduce
 from raymlops.retraining.watch import Silent
 from raymlops.store import Store
 from raymlops.training.checkpoint import load_checkpoint
+from raymlops.training.ddp import run_data_parallel
 from raymlops.training.records import TrialRecord, stored_trials
 from raymlops.training.search import run_search, share_parts
 
@@ -113,3 +115,15 @@ def test_two_workers_train_one_model_and_a_lost_one_costs_no_bits(prepared: Prep
     assert pair.weights_sha256 == done.weights_sha256
     again = reproduce(tracking(None, store), store, done.run_id, Silent())
     assert again.exact, again.to_dict()
+
+
+def test_a_trial_that_was_ended_starts_no_other_workers(prepared: Prepared) -> None:
+    """Its driver is stopped a moment after its workers; a group that it starts meanwhile would keep its CPUs."""
+    config = configured({"train__workers": 2, "train__max_failures": 3})
+    context = prepared.context(config, "ended")
+    path = f"{context.path}/trial-001"
+    with pytest.raises(RaymlopsError, match="the trial was ended, and its workers released"):
+        run_data_parallel(
+            config, context, share_parts(prepared.snapshot, config), path,
+            name="trial-001", callbacks=[user_code.Releasing(context.store, path)],
+        )  # fmt: skip

@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from ray.train import UserCallback
 from torch import nn
+
+from raymlops.store import Store
+from raymlops.training.ddp import release_workers
 
 
 class Linear(nn.Module):
@@ -55,6 +59,16 @@ def build(spec: Any, mode: str = "good", folder: str = "", at: int = 0) -> nn.Mo
     if mode == "not a module":
         return "surprise"  # type: ignore[return-value]
     return Linear(spec.numeric, poison=mode == "nan")
+
+
+class Releasing(UserCallback):
+    """Frees the workers of a trial after their first report, as a search does that ends it there."""
+
+    def __init__(self, store: Store, path: str) -> None:
+        self.store, self.path = store, path
+
+    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+        release_workers(self.store, self.path)
 
 
 def pinball(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
