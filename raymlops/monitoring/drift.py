@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from operator import index
 
 import numpy as np
 
@@ -131,7 +132,7 @@ class DriftDetector:
             made = cls(reference, data["mean_windows"])
             made._sr.load(data["log_m"])
             made._open.load(data["open"], reference.cells[0])
-            made.late_rows = int(data["late_rows"])
+            made.late_rows = index(data["late_rows"])
             made._since.load(data["since"])
             return made
         except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from operator import index
 from statistics import NormalDist
 from typing import Any, Self
 
@@ -115,7 +116,7 @@ class LossLevels:
         """Raises IntegrityError when the data are no levels."""
         try:
             slices = tuple(Slice(**row) for row in data["slices"])
-            return cls(slices, float(data["tolerance"]), int(data["days"]))
+            return cls(slices, float(data["tolerance"]), index(data["days"]))
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"loss levels: cannot be read ({type(error).__name__}: {error})") from error
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import index
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,7 +192,7 @@ class LossDetector:
             made = cls(levels, data["mean_windows"])
             made._sr.load(data["log_m"])
             made._open.load(data["open"], np.zeros(VECTOR))
-            made._since, made.late_labels = list(data["since"]), int(data["late_labels"])
+            made._since, made.late_labels = list(data["since"]), index(data["late_labels"])
             made._sums = np.array(data["sums"], np.float64).reshape(made._sums.shape)
             made._ahead = np.array(data["ahead"], np.float64).reshape(made._ahead.shape)
             return made

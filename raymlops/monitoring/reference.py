@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,7 @@ class Reference:
                 raise ValueError(f"correlations of shape {icc.shape} do not fit {len(layout.splits)} splits")
             if not (cells >= 0).all() or not (block_rows >= 0).all() or not ((icc >= 0) & (icc <= 1)).all():
                 raise ValueError("counts and correlations: expected no negative ones")
-            return cls(layout, data["strata"], cells, block_rows, icc, int(data["days"]), **shares)
+            return cls(layout, data["strata"], cells, block_rows, icc, index(data["days"]), **shares)
         except (ValueError, KeyError, TypeError, AttributeError, DataError, ConfigError) as error:
             raise IntegrityError(f"reference: cannot be read ({type(error).__name__}: {error})") from error
 
