@@ -50,7 +50,8 @@ def schema(classes: tuple[str, ...] = ("no", "yes")) -> ModelSchema:
 
 def rules(**changes: Any) -> Rules:
     limits = changes.pop("limits", Limits(body_bytes=100_000, rows=50))
-    return Rules(changes.pop("schema", schema()), limits, changes.pop("key", AssignmentKey(column="user")))
+    key = changes.pop("key", AssignmentKey(column="user"))
+    return Rules(changes.pop("schema", schema()), limits, key, **changes)
 
 
 def numbers_only(*names: str, **changes: Any) -> Rules:

@@ -117,6 +117,9 @@ class ServingConfig(Node):
     """Milliseconds to wait for company. At 0 only what is there already is scored together, which costs no latency."""
     key: AssignmentKey = AssignmentKey()
     """What keeps a user on one variant."""
+    nan: Literal["refuse", "missing"] = "refuse"
+    """What a NaN in a request is. `refuse`: a mistake, answered 400 with the column's name; `null` is how a value is
+    missing. `missing`: the same as `null`, for clients of binary tensors, which cannot write one."""
     force_variant: bool = False
     """Whether the header `x-raymlops-variant` may pick the variant. Such requests count in no comparison."""
     limits: Limits = Limits()

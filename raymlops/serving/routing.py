@@ -78,5 +78,5 @@ def make_routing(
     versions = [document.champion.version]
     if config.force_variant:  # naming a version in the path is choosing a variant
         versions += [arm.model.version for arm in arms if arm.model.version not in versions]
-    rules = Rules(schema.with_versions(versions), config.limits, config.key)
+    rules = Rules(schema.with_versions(versions), config.limits, config.key, config.nan == "missing")
     return Routing(document, router, champion, counts.arm("champion", document.champion.version), arms, rules)

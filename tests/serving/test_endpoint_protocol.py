@@ -36,7 +36,10 @@ def test_tritons_client_speaks_to_it_in_json_and_binary(endpoint: Endpoint) -> N
     client = http.InferenceServerClient(endpoint.url.removeprefix("http://"))
     assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(endpoint.name)
     assert client.get_model_metadata(endpoint.name)["versions"] == [endpoint.champion.version]
-    rows = endpoint.rows(3)
+    # Binary tensors of numbers have no null.
+    rows = [
+        row for row in endpoint.rows(20) if not any(value is None for name, value in row.items() if name != "carrier")
+    ]
     for binary in (True, False):
         inputs = []
         for column in client.get_model_metadata(endpoint.name)["inputs"]:
@@ -46,8 +49,7 @@ def test_tritons_client_speaks_to_it_in_json_and_binary(endpoint: Endpoint) -> N
                 array = np.array(["" if v is None else str(v) for v in values], dtype=object)
             else:
                 dtype = {"FP64": np.float64, "FP32": np.float32}[kind]
-                array = np.array([[math.nan] if v is None else v for v in values], dtype=dtype)
-                array = array.reshape(len(rows), *column["shape"][1:])
+                array = np.array(values, dtype=dtype).reshape(len(rows), *column["shape"][1:])
             one = http.InferInput(column["name"], list(array.shape), kind)
             one.set_data_from_numpy(array, binary_data=binary)
             inputs.append(one)
@@ -88,11 +90,13 @@ def test_it_describes_itself(endpoint: Endpoint) -> None:
         ({"unheard_of": 1}, 400, "unheard_of"),
         ({"pixels": [1.0]}, 400, "pixels"),
         ({"leaves": "yesterday"}, 400, "leaves"),
+        ({"zeta": math.nan}, 400, "zeta"),
         ({"pixels": [1.0, 2.0, 3.0, "x"]}, 400, "pixels"),
     ],
 )
 def test_wrong_rows_are_refused_by_name(endpoint: Endpoint, change: dict[str, Any], status: int, named: str) -> None:
-    reply = endpoint.predict([endpoint.rows(1)[0] | change])
+    body = json.dumps({"rows": [endpoint.rows(1)[0] | change]})  # requests itself would refuse NaN
+    reply = endpoint.post(f"/v2/models/{endpoint.name}/rows", data=body)
     assert status <= reply.status_code < 500 and named in reply.json()["error"]
 
 

@@ -60,13 +60,23 @@ def test_booleans_are_numbers_where_they_are_declared() -> None:
     assert "found true, expected a finite number" in str(refusal(one([True], "FP64"), numbers_only("x")))
 
 
-def test_nan_of_python_clients_is_missing_and_infinity_is_refused() -> None:
-    found = parsed(b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP64","data":[NaN,1]}]}', numbers_only("x"))
-    assert np.isnan(found.columns["x"]).tolist() == [True, False]
-    for data in ("[Infinity]", "[-Infinity]"):
-        body = b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP64","data":%s}]}' % data.encode()
-        error = refusal(body, numbers_only("x"))
-        assert error.status == 400 and "expected a finite number or null" in str(error)
+@pytest.mark.parametrize("datatype", ["FP64", "FP32", "FP16"])
+def test_nan_is_refused_unless_it_means_missing(datatype: str) -> None:
+    body = b'{"inputs":[{"name":"x","shape":[3],"datatype":"%s","data":[null,NaN,1]}]}' % datatype.encode()
+    error = refusal(body, numbers_only("x"))
+    assert (error.status, error.field) == (400, "x")
+    assert "column 'x', row 1: found nan, expected a finite number or null" in str(error)
+    found = parsed(body, numbers_only("x", nan_is_missing=True))
+    assert np.isnan(found.columns["x"]).tolist() == [True, True, False]
+    assert parsed(body.replace(b"NaN", b"2"), numbers_only("x")).columns["x"].tolist()[1:] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("value", ["Infinity", "-Infinity"])
+@pytest.mark.parametrize("lenient", [True, False])
+def test_infinity_is_refused(value: str, lenient: bool) -> None:
+    body = b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP64","data":[%s]}]}' % value.encode()
+    error = refusal(body, numbers_only("x", nan_is_missing=lenient))
+    assert error.status == 400 and "expected a finite number or null" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -230,8 +230,8 @@ def of_mlflow(served: Any, body: bytes, media: str) -> Any:
 
 
 def of_ours(package: ModelPackage, body: bytes, media: str) -> Any:
-    """Parsed here, and scored by the package."""
-    by = Rules(ModelSchema.of(package, "trip.time", ["1"]), Limits())
+    """Parsed here, with NaN for what is missing as MLflow takes it, and scored by the package."""
+    by = Rules(ModelSchema.of(package, "trip.time", ["1"]), Limits(), nan_is_missing=True)
     request = parse_invocations(body, {"content-type": media}, by)
     frame = pd.DataFrame(
         {n: list(v) if isinstance(v, np.ndarray) and v.ndim > 1 else v for n, v in request.columns.items()}
@@ -254,9 +254,12 @@ def forms(frame: pd.DataFrame) -> dict[str, bytes]:
     return {name: json.dumps(content).encode() for name, content in contents.items()}
 
 
+@pytest.mark.parametrize("missing", [b"NaN", b"null"])
 @pytest.mark.parametrize("form", ["dataframe_split", "dataframe_records", "instances", "inputs"])
-def test_the_same_body_gives_mlflows_predictions(form: str, package: ModelPackage, served: Any) -> None:
+def test_the_same_body_gives_mlflows_predictions(form: str, missing: bytes, package: ModelPackage, served: Any) -> None:
     body = forms(example(package, 4))[form]
+    assert b"NaN" in body
+    body = body.replace(b"NaN", missing)
     theirs, ours = of_mlflow(served, body, "application/json"), of_ours(package, body, "application/json")
     assert len(ours["predictions"]) == 4
     for found, expected in zip(ours["predictions"], theirs["predictions"], strict=True):
@@ -269,7 +272,7 @@ def test_the_same_body_gives_mlflows_predictions(form: str, package: ModelPackag
 def test_what_comes_out_is_what_the_features_take(package: ModelPackage) -> None:
     by = Rules(ModelSchema.of(package, "trip.time", ["1"]), Limits())
     frame = example(package, 4)
-    request = parse_invocations(forms(frame)["dataframe_records"], JSON, by)
+    request = parse_invocations(forms(frame)["dataframe_records"].replace(b"NaN", b"null"), JSON, by)
     rows = Rows(request.columns, request.rows)
     np.testing.assert_array_equal(rows.numbers("alpha"), Rows.of(frame).numbers("alpha"))
     np.testing.assert_array_equal(rows.times("leaves"), Rows.of(frame).times("leaves"))

@@ -44,6 +44,30 @@ def test_tensors_nested_or_in_one_list() -> None:
     same_columns(parsed({"rows": rows}).columns, EXPECTED)
 
 
+WRONG = {"pixels": [[1, 2], [float("nan"), 4]]} | dict.fromkeys(set(ROWS[0]) - {"pixels"}, float("nan"))
+
+
+@pytest.mark.parametrize("name", sorted(ROWS[0]))
+@pytest.mark.parametrize("row", [0, 1])
+def test_nan_is_refused_in_every_kind_of_column_and_every_form(name: str, row: int) -> None:
+    rows = [{**found, name: WRONG[name]} if i == row else found for i, found in enumerate(ROWS)]
+    table = {"columns": list(ROWS[0]), "data": [list(found.values()) for found in rows]}
+    lists = {column: [found[column] for found in rows] for column in ROWS[0]}
+    forms = [("/v2/models/trip/rows", {"rows": rows})]
+    forms += [("/invocations", {form: rows}) for form in ("dataframe_records", "instances")]
+    forms += [("/invocations", {"dataframe_split": table}), ("/invocations", {"inputs": lists})]
+    for path, content in forms:
+        with pytest.raises(ProtocolError) as caught:
+            parse(match("POST", path), json.dumps(content).encode(), JSON, rules())
+        assert (caught.value.status, caught.value.field) == (400, name), path
+        assert f"column {name!r}, row {row}" in caught.value.message
+
+
+def test_nan_means_missing_where_it_may() -> None:
+    rows = [ROWS[0], {**ROWS[1], "distance": float("nan"), "carrier": float("nan")}]
+    same_columns(parsed({"rows": rows}, rules(nan_is_missing=True)).columns, EXPECTED)
+
+
 def test_the_reply_has_one_object_per_row() -> None:
     content = json.loads(parsed({"rows": ROWS, "id": "7"}).encode(answer(2, schema()), STAMP).body)
     assert content["rows"] == [{"prediction": "yes", "probability_no": 0.5, "probability_yes": 0.5}] * 2

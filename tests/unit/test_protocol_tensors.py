@@ -58,9 +58,14 @@ class TestBinary:
     def test_binary_data_needs_the_header(self) -> None:
         assert "without the header" in str(refusal(self.declared(16), numbers_only("x")))
 
-    def test_nan_is_missing(self) -> None:
-        body, headers = self.body(self.declared(16), struct.pack("<dd", 1.0, np.nan))
-        assert np.isnan(parse_infer(body, headers, numbers_only("x")).columns["x"]).tolist() == [False, True]
+    @pytest.mark.parametrize("name", ["FP64", "FP32", "FP16"])
+    def test_nan_is_refused_unless_it_means_missing(self, name: str) -> None:
+        values = np.array([1.0, np.nan], dtype=DATATYPES[name].dtype)
+        body, headers = self.body(self.declared(values.nbytes, name), values.tobytes())
+        with pytest.raises(ProtocolError, match="column 'x', row 1: found nan, expected a finite number or null"):
+            parse_infer(body, headers, numbers_only("x"))
+        lenient = numbers_only("x", nan_is_missing=True)
+        assert np.isnan(parse_infer(body, headers, lenient).columns["x"]).tolist() == [False, True]
 
     def test_texts(self) -> None:
         texts = ["", "UA", "Zürich 🚲"]

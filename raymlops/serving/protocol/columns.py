@@ -49,7 +49,7 @@ def from_array(column: Column, array: np.ndarray) -> Any:
     kind = column.kind
     if kind == NUMBER:
         numbers = array.astype(np.float64)
-        _refuse_infinity(column, numbers)
+        _check_finite(column, numbers, numbers)
         return numbers
     if kind == TENSOR:
         return _single(column, array)
@@ -84,7 +84,7 @@ def check_texts(column: Column, values: list[Any]) -> None:
 def _numbers(column: Column, values: list[Any]) -> np.ndarray:
     check_types(column, values, NUMERIC, EXPECTED[NUMBER])
     numbers = np.array(values, dtype=np.float64)  # null becomes NaN
-    _refuse_infinity(column, numbers)
+    _check_finite(column, numbers, values)
     return numbers
 
 
@@ -96,7 +96,7 @@ def _texts(column: Column, values: list[Any]) -> list[str | None]:
             return values
     if float in types:
         for row, value in enumerate(values):
-            if type(value) is float and math.isinf(value):
+            if type(value) is float and not (math.isfinite(value) or (column.nan_is_missing and math.isnan(value))):
                 raise refused(column, row, value, EXPECTED[TEXT])
     return [value if type(value) is str else text(value) for value in values]
 
@@ -173,11 +173,14 @@ def _single(column: Column, array: np.ndarray) -> np.ndarray:
     return single
 
 
-def _refuse_infinity(column: Column, numbers: np.ndarray) -> None:
-    infinite = np.isinf(numbers)
-    if np.count_nonzero(infinite):  # a third of what `any` takes for one row
-        row = int(infinite.argmax())
-        raise refused(column, row, float(numbers[row]), "a finite number or null")
+def _check_finite(column: Column, numbers: np.ndarray, values: Any) -> None:
+    """Raises ProtocolError 400 for the first of `values` that is infinite, or NaN where that does not mean missing."""
+    finite = np.isfinite(numbers)
+    if np.count_nonzero(finite) == len(numbers):  # a third of what `all` takes for one row
+        return
+    for row in np.flatnonzero(~finite).tolist():
+        if values[row] is not None and not (column.nan_is_missing and math.isnan(numbers[row])):
+            raise refused(column, row, float(numbers[row]), "a finite number or null")
 
 
 _BY_KIND = {NUMBER: _numbers, TEXT: _texts, TIME: _times, TENSOR: _tensors}

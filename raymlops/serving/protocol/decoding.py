@@ -49,7 +49,8 @@ def check_encoding(headers: Mapping[str, str]) -> None:
 
 
 def decode_json(body: bytes, rules: Rules) -> Any:
-    """The JSON value. NaN and Infinity are read too, as Python's own clients write them.
+    """The JSON value. NaN and Infinity are read too, as Python's own clients write them; what is made of them is the
+    column's to say.
 
     Raises ProtocolError 400 for what is no JSON, 422 for nesting and 413 for a number of values beyond the limits.
     """

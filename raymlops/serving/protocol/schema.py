@@ -28,6 +28,8 @@ class Column:
     shape: tuple[int, ...] = ()
     """Of one row's array, for tensors."""
     required: bool = True
+    nan_is_missing: bool = False
+    """Whether NaN stands for a missing value in requests, as null always does."""
     kind: str = field(init=False)
     """The one way, or `mixed`."""
 
@@ -136,6 +138,7 @@ class Rules:
     schema: ModelSchema
     limits: Limits = field(default_factory=Limits)
     key: AssignmentKey = field(default_factory=AssignmentKey)
+    nan_is_missing: bool = False
     columns: Mapping[str, Column] = field(init=False)
     """Of the model, and the column of the key when the model has none of that name."""
     key_header: str = field(init=False)
@@ -152,6 +155,8 @@ class Rules:
         name = self.key.column
         if name is not None and name not in columns:
             columns[name], foreign = Column(name, frozenset((TEXT,)), required=False), name
+        if self.nan_is_missing:
+            columns = {name: replace(column, nan_is_missing=True) for name, column in columns.items()}
         inner = sum(math.prod(column.shape[:-1]) * 2 for column in columns.values() if column.shape)
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "foreign_key", foreign)

@@ -113,6 +113,8 @@ def _from_json(column: Column, datatype: Datatype, data: list[Any], n: int) -> A
         if lost.any():
             at = int(lost.argmax())
             raise refused(column, at // size, data[at], expected)
+        if not column.shape:
+            return from_values(column, [None if v is None else r for v, r in zip(data, rounded.tolist(), strict=True)])
         array = rounded
     return from_array(column, array.reshape(n, *column.shape))
 
