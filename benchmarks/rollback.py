@@ -110,7 +110,7 @@ def report(raw: dict[str, Any], quick: bool = False) -> Report:
 
 
 def _summary(seconds: Sequence[float]) -> list[float]:
-    return [1000 * quantile(seconds, share) for share in (0.5, 0.9, 0.99, 1.0)]
+    return [1000 * statistics.median(seconds), *(1000 * quantile(seconds, share) for share in (0.9, 0.99, 1.0))]
 
 
 def _seen(observer: Observer) -> dict[str, Any]:
