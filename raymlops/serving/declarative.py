@@ -11,6 +11,7 @@ from raymlops.config.tree import Config
 from raymlops.errors import RaymlopsError
 from raymlops.serving.args import EndpointArgs
 from raymlops.serving.environment import DRAIN, HAPROXY, MIDDLEWARE
+from raymlops.serving.exposure import is_loopback
 
 IMPORT_PATH = "raymlops.serving.app:build"
 
@@ -31,14 +32,14 @@ def serve_config(config: Config) -> dict[str, Any]:
 
 def write_serve_config(config: Config, path: Path) -> None:
     """Raises RaymlopsError when the file cannot be written."""
-    text = _preface() + yaml.safe_dump(serve_config(config), sort_keys=False, allow_unicode=True)
+    text = _preface(config.serving.host) + yaml.safe_dump(serve_config(config), sort_keys=False, allow_unicode=True)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RaymlopsError(f"--emit: cannot write {path}: {error.strerror}") from error
 
 
-def _preface() -> str:
+def _preface(host: str) -> str:
     """Environment variables cannot stand in the file: Ray reads them when it starts."""
     lines = [
         "# An endpoint of raymlops. Deploy: serve deploy THIS_FILE, or as serveConfigV2 of a RayService.",
@@ -48,4 +49,9 @@ def _preface() -> str:
         "# connect; HAProxy's metrics and statistics ports, 9101 and 8404, listen on every interface):",
         *(f"#   {name}={value}" for name, value in {**HAPROXY, **DRAIN}.items()),
     ]
+    if is_loopback(host):
+        lines += [
+            f"# {host} is reached from the same host only, in Kubernetes from the same pod. For a Service, or other",
+            "# hosts, write this file with --set serving.host=0.0.0.0.",
+        ]
     return "\n".join(lines) + "\n"

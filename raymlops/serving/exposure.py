@@ -20,11 +20,19 @@ class Listener:
     @property
     def everywhere(self) -> bool:
         """Whether other hosts can reach it, as far as no firewall is in the way."""
-        return not ipaddress.ip_address(self.host).is_loopback
+        return not is_loopback(self.host)
 
     @property
     def shown(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address means this machine only; of names `localhost` alone does."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def listeners(pids: Iterable[int]) -> list[Listener]:
